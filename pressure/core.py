@@ -1,0 +1,160 @@
+"""What a handle knows of its queue, whichever way it talks to the server.
+
+The synchronous and the asyncio handle share this: settings, generation, codec, sessions, and the
+items that were fetched ahead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pressure import envelope
+from pressure.codec import Codec, Serializer, context_of
+from pressure.errors import ItemTooLargeError
+from pressure.keys import Keys
+from pressure.protocol import Protocol
+from pressure.session import Session
+
+__all__ = ["Ahead", "Core", "Settings", "readable_client_id", "reason"]
+
+L = TypeVar("L")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The rarely used settings of a handle.
+
+    Attributes:
+        lease: seconds that a dead consumer's items stay away; the living renew theirs.
+        max_deliveries: failed deliveries after which an item goes to the dead letters; 0: never.
+        max_item_bytes: the largest encoded item that `put` accepts.
+        reconnect_timeout: seconds for which a lost server is sought before an error is raised.
+        ttl: seconds that an anonymous queue outlives its last living user; None: named, for ever.
+        signing_keys: the first signs, all are accepted; none: items are not signed.
+        direction: what the signature binds an item to, besides the queue.
+        hash_tag: leading part of the name that is put in braces, for Cluster.
+    """
+
+    lease: float = 15.0
+    max_deliveries: int = 0
+    max_item_bytes: int = 512 * 1024 * 1024
+    reconnect_timeout: float = 60.0
+    ttl: float | None = None
+    signing_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    direction: str = "item"
+    hash_tag: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.lease > 0:
+            raise ValueError(f"lease must be positive (seconds), not {self.lease!r}")
+        if not 0 <= self.max_deliveries <= 65535:
+            raise ValueError(f"max_deliveries must be 0 to 65535, not {self.max_deliveries!r}")
+        if self.max_item_bytes < 1:
+            raise ValueError(f"max_item_bytes must be positive, not {self.max_item_bytes!r}")
+        if not self.reconnect_timeout >= 0:
+            raise ValueError(f"reconnect_timeout must be >= 0, not {self.reconnect_timeout!r}")
+
+
+class Ahead(NamedTuple, Generic[L]):
+    """An item that was taken and not yet handed out, and how it will be acknowledged."""
+
+    session: Session[L]
+    life: int
+    kind: str
+    tag: bytes
+    item: bytes
+
+
+class Core(Generic[L]):
+    """The shared state of one handle."""
+
+    def __init__(
+        self, name: str, prefix: str, serializer: Serializer | None, settings: Settings
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.serializer = serializer
+        self.raw = serializer is None
+        self.protocol = Protocol(Keys(prefix, name, hash_tag=settings.hash_tag), raw=self.raw)
+        self.lease_ms = int(settings.lease * 1000)
+        self.ttl_ms = int((settings.ttl or 0) * 1000)
+        self.generation = b""
+        self.codec: Codec | None = None
+        self.bound = 0
+        self.forfeited = False
+        self.unblocked = 0
+        self.forget_processes()
+
+    def forget_processes(self) -> None:
+        """Start over in a forked child: everything at the server belongs to the parent."""
+        self.client = readable_client_id()
+        self.client_id = os.urandom(16)
+        self._message_prefix = os.urandom(8)
+        self._numbers: Iterator[int] = itertools.count()
+        self.sessions: list[Session[L]] = []
+        self.buffer: deque[Ahead[L]] = deque()
+        self.learn(self.generation, self.bound)
+
+    def learn(self, generation: bytes, bound: int) -> None:
+        """Take in what `describe` answered. Signatures are bound to the generation."""
+        self.generation = generation
+        self.bound = bound
+        self.codec = Codec(
+            client_id=self.client_id,
+            max_deliveries=self.settings.max_deliveries,
+            keys=self.settings.signing_keys,
+            context=context_of(self.name, generation, self.settings.direction),
+        )
+
+    def message_id(self) -> bytes:
+        return self._message_prefix + next(self._numbers).to_bytes(8, "big")
+
+    def check_size(self, body: bytes) -> None:
+        if len(body) > self.settings.max_item_bytes:
+            raise ItemTooLargeError(self.name, len(body), self.settings.max_item_bytes)
+
+    def serialize(self, obj: Any) -> bytes:
+        """The body of an item. Raises what the serializer raises, `TypeError`, or
+        `ItemTooLargeError`."""
+        if self.serializer is not None:
+            body = self.serializer.dumps(obj)
+        elif isinstance(obj, bytes | bytearray | memoryview):
+            body = bytes(obj)
+        else:
+            raise TypeError(
+                f"queue {self.name!r} has codec='raw' and carries bytes, not {type(obj).__name__}"
+            )
+        self.check_size(body)
+        return body
+
+    def tag_of(self, item: bytes) -> bytes:
+        """What scripts call the item in acknowledgements."""
+        return digest(item) if self.raw else envelope.message_id(item)
+
+    def consumers(self) -> list[bytes]:
+        """The ids of this handle that the server knows as consumers."""
+        return [session.consumer for session in list(self.sessions) if session.known]
+
+
+def digest(item: bytes) -> bytes:
+    """The tag of a raw item, as `redis.sha1hex` makes it."""
+    return hashlib.sha1(item).hexdigest().encode()
+
+
+def readable_client_id() -> str:
+    """Host, process and thread: it stands in the role keys to say who used the queue last."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+
+
+def reason(kind: str, error: str = "", **more: Any) -> str:
+    """Why an item goes to the dead letters, as the JSON text that stands there."""
+    return json.dumps({"reason": kind, "error": error, **more})

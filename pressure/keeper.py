@@ -1,0 +1,116 @@
+"""The background thread that keeps a process's promises while its callers do something else.
+
+It renews leases, sends acknowledgements that no further call carried, gives back what was fetched
+ahead and not used, and reaps dead consumers. One daemon thread serves all handles of a process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+from pressure.errors import PressureError
+
+__all__ = ["Kept", "keep", "wake"]
+
+log = logging.getLogger("pressure")
+
+TICK = 0.05
+"""The longest time (seconds) for which an acknowledgement rides on nothing."""
+ACTIVE = 1.0
+"""After this long without a call, the keeper only wakes for leases."""
+
+
+class Kept(Protocol):
+    """What the keeper needs of a handle."""
+
+    def maintain(self, now: float) -> float:
+        """Do what is due; returns when to be called again (monotonic)."""
+
+    def disconnect(self) -> None: ...
+
+    def after_fork(self) -> None: ...
+
+
+class _Keeper:
+    def __init__(self) -> None:
+        self.handles: weakref.WeakSet[Kept] = weakref.WeakSet()
+        self.reset()
+
+    def reset(self) -> None:
+        self.condition = threading.Condition()
+        self.thread: threading.Thread | None = None
+        self.due = 0.0
+
+    def keep(self, handle: Kept) -> None:
+        with self.condition:
+            self.handles.add(handle)
+
+    def wake(self, at: float) -> None:
+        """See to it that the thread looks at the handles by `at`."""
+        if self.thread is not None and self.due <= at:
+            return
+        with self.condition:
+            self.due = min(self.due, at) if self.thread is not None else at
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
+                self.thread.start()
+            else:
+                self.condition.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self.condition:
+                delay = self.due - time.monotonic()
+                if delay > 0:
+                    self.condition.wait(min(delay, threading.TIMEOUT_MAX))
+                if time.monotonic() < self.due:
+                    continue
+                self.due = float("inf")
+                handles = list(self.handles)
+            due = float("inf")
+            for handle in handles:
+                due = min(due, _maintain(handle))
+            del handles
+            with self.condition:
+                self.due = min(self.due, due)
+
+
+def _maintain(handle: Kept) -> float:
+    try:
+        return handle.maintain(time.monotonic())
+    except PressureError as exc:
+        # The caller's next operation meets the same trouble, and raises it where it is seen.
+        log.debug("maintenance failed: %s", exc)
+    except Exception:
+        log.exception("maintenance failed")
+    return time.monotonic() + 1.0
+
+
+_keeper = _Keeper()
+keep = _keeper.keep
+wake = _keeper.wake
+
+
+def _after_fork() -> None:
+    _keeper.reset()
+    for handle in list(_keeper.handles):
+        handle.after_fork()
+
+
+def _at_exit() -> None:
+    for handle in list(_keeper.handles):
+        try:
+            handle.disconnect()
+        except Exception as exc:
+            log.debug("could not sign off: %s", exc)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

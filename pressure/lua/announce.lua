@@ -1,0 +1,18 @@
+#!lua
+-- Note that a blob is about to be uploaded, and drop those whose put never came within an hour.
+-- KEYS  uploads blobs bound
+-- ARGV  message_id chunks
+-- reply {OK} | {ABSENT}
+local uploads, blobs, bound = unpack(KEYS)
+local id, chunks = ARGV[1], tonumber(ARGV[2])
+local HOUR_MS = 3600000
+
+if call('EXISTS', bound) == 0 then return {ABSENT} end
+local now = now_ms()
+for _, old in ipairs(call('ZRANGEBYSCORE', uploads, '-inf', now - HOUR_MS, 'LIMIT', 0, 10)) do
+  local old_id, old_chunks = string.sub(old, 1, 16), tonumber(string.sub(old, 17))
+  for i = 0, old_chunks - 1 do call('HDEL', blobs, old_id .. struct.pack('>I4', i)) end
+  call('ZREM', uploads, old)
+end
+call('ZADD', uploads, now, id .. chunks)
+return {OK}

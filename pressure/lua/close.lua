@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- Close the queue for everybody, once and for good. The caller unblocks the waiters named.
+-- KEYS  bound closed not_full room generation producer_free producer waiters
+-- ARGV  generation client
+-- reply {OK, waiter...} | {CLOSED} | {ABSENT} | {AGAIN} | {IN_USE, holder}
+local bound, closed, not_full, room, generation, producer_free, producer, waiters = unpack(KEYS)
+if call('EXISTS', bound) == 0 then return {ABSENT} end
+if call('GET', generation) ~= ARGV[1] then return {AGAIN} end
+if call('EXISTS', closed) == 1 then return {CLOSED} end
+if call('LLEN', producer_free) == 0 then return {IN_USE, call('GET', producer) or ''} end
+-- Two elements: a blocked 0.15 consumer pops one, the other keeps the queue closed.
+call('LPUSH', closed, '1', '1')
+call('SET', producer, ARGV[2])
+signal(room)
+local reply = {OK}
+for _, waiter in ipairs(call('HVALS', waiters)) do reply[#reply + 1] = waiter end
+return reply

@@ -1,0 +1,149 @@
+-- What every script shares. It is put in front of each script when that is loaded.
+
+-- The first element of each reply. protocol.md lists them; pressure/protocol.py maps them to errors.
+local OK, ABSENT, CLOSED, FULL, EMPTY, IN_USE, LOST, EXISTS, AGAIN = 0, -1, -2, -3, -4, -5, -6, -7, -8
+
+-- Offsets of the envelope's fields, from 1 as Lua counts.
+local FLAGS, DELIVERIES, STAMP, ID, BODY = 2, 5, 7, 15, 67
+local BLOB_FLAG = 2
+local SLICE = 1000  -- how many values one unpack() may carry
+
+local call = redis.call
+
+local function now_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A list that holds one element while something is true, so that clients can block on it.
+local function signal(list)
+  if call('LLEN', list) == 0 then call('LPUSH', list, '1') end
+end
+
+-- Wake everybody who is blocked on such a list. What nobody pops goes with the queue.
+local function wake_all(list)
+  local ones = {}
+  for i = 1, SLICE do ones[i] = '1' end
+  call('LPUSH', list, unpack(ones))
+end
+
+-- How many items count against the bound: those in the list, and those that consumers have fetched
+-- ahead without handing them out.
+local function used(base, prefetched)
+  return call('LLEN', base) + tonumber(call('HGET', prefetched, '*') or 0)
+end
+
+-- Restore the invariant "one element if and only if there is room".
+local function restore_room(base, bound, prefetched, not_full, room)
+  local limit = tonumber(call('GET', bound) or 0)
+  if limit > 0 and used(base, prefetched) >= limit then
+    call('DEL', not_full, room)
+  else
+    signal(not_full)
+    signal(room)
+  end
+end
+
+-- What an item is called in acknowledgements: its message id or, for raw items, its digest.
+local function tag_of(value, raw)
+  if raw then return redis.sha1hex(value) end
+  return string.sub(value, ID, ID + 15)
+end
+
+-- Push values to the newest end, or to the oldest so that the first of them is taken next.
+local function push(base, values, at_head)
+  if at_head then
+    for i = #values, 1, -1 do call('RPUSH', base, values[i]) end
+  else
+    for i = 1, #values, SLICE do
+      call('LPUSH', base, unpack(values, i, math.min(i + SLICE - 1, #values)))
+    end
+  end
+end
+
+-- Remove the items with these tags from a taken list. Returns their values, in the order of the
+-- tags, with false for those that are not there. Tags in the order of taking cost two commands.
+local function remove(taken, tags, raw)
+  local values = {}
+  if #tags == 0 then return values end
+  local oldest = call('LRANGE', taken, -#tags, -1)
+  local in_order = #oldest == #tags
+  for i = 1, #tags do
+    if not in_order then break end
+    values[i] = oldest[#oldest - i + 1]
+    in_order = tag_of(values[i], raw) == tags[i]
+  end
+  if in_order then
+    call('RPOP', taken, #tags)
+    return values
+  end
+  local by_tag = {}
+  for _, value in ipairs(call('LRANGE', taken, 0, -1)) do by_tag[tag_of(value, raw)] = value end
+  for i = 1, #tags do
+    values[i] = by_tag[tags[i]] or false
+    if values[i] and call('LREM', taken, -1, values[i]) == 0 then values[i] = false end
+  end
+  return values
+end
+
+-- Free the blob that an envelope refers to, if it does.
+local function drop_blob(blobs, value, raw)
+  if raw or math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 0 then return end
+  local id = string.sub(value, ID, ID + 15)
+  for i = 0, struct.unpack('>I4', value, BODY) - 1 do
+    call('HDEL', blobs, id .. struct.pack('>I4', i))
+  end
+end
+
+-- A copy of the value with its count of deliveries increased. The count is outside the signature.
+local function charged(value)
+  local count = struct.unpack('>I2', value, DELIVERIES)
+  return string.sub(value, 1, DELIVERIES - 1)
+    .. struct.pack('>I2', math.min(count + 1, 65535))
+    .. string.sub(value, DELIVERIES + 2)
+end
+
+-- Take `count` off what a consumer has fetched ahead.
+local function hand_out(prefetched, consumer, count)
+  if count > 0 then
+    call('HINCRBY', prefetched, '*', -count)
+    if call('HINCRBY', prefetched, consumer, -count) == 0 then call('HDEL', prefetched, consumer) end
+  end
+end
+
+-- Wake whoever waits in join(), who then counts exactly.
+local function hint_joiners(joiners, joined)
+  if call('EXISTS', joiners) == 1 then signal(joined) end
+end
+
+-- ARGV[first..last] as a table.
+local function slice(first, last)
+  local values = {}
+  for i = first, last do values[#values + 1] = ARGV[i] end
+  return values
+end
+
+-- Acknowledge items of a taken list. `kinds` has a letter for each tag: 'g' for an item that get()
+-- returned, which stays unfinished until task_done(); 'a' for one that was also fetched ahead; 'f'
+-- for a leased one, which is finished. Doing it again changes nothing. Returns how many of the
+-- leased ones were there, and whether room was made.
+local function acknowledge(taken, kinds, tags, id, raw, fetched, prefetched, blobs, joiners, joined, base)
+  local found = {g = 0, a = 0, f = 0}
+  for i, value in ipairs(remove(taken, tags, raw)) do
+    if value then
+      local kind = string.sub(kinds, i, i)
+      found[kind] = found[kind] + 1
+      drop_blob(blobs, value, raw)
+    end
+  end
+  if found.g + found.a > 0 then call('HINCRBY', fetched, id, found.g + found.a) end
+  hand_out(prefetched, id, found.a)
+  if found.f > 0 and call('LLEN', base) == 0 then hint_joiners(joiners, joined) end
+  return found.f, found.a > 0
+end
+
+-- Append a value to the dead letters: when, the length of the reason, the reason (JSON), the value.
+local function bury(dead_letters, value, reason)
+  call('LPUSH', dead_letters,
+    struct.pack('>I8', now_ms()) .. struct.pack('>I4', #reason) .. reason .. value)
+end

@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+-- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
+-- A consumer that was declared dead meanwhile gets nothing: its items go back.
+-- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters
+-- ARGV  generation consumer client bytes (0: the block ended without an item)
+-- reply {OK} | {LOST}
+local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
+  consumed_bytes, prefetched, waiters = unpack(KEYS)
+local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+call('HDEL', waiters, id)
+if call('GET', generation) ~= expected or not call('ZSCORE', leases, id) then
+  if call('EXISTS', bound) == 1 then
+    while call('LMOVE', taken, base, 'RIGHT', 'RIGHT') do end
+  else
+    call('DEL', taken)
+  end
+  return {LOST}
+end
+if bytes > 0 then
+  call('SET', consumer, client)
+  call('INCRBY', consumed_messages, 1)
+  call('INCRBY', consumed_bytes, bytes)
+  if call('GET', bound) ~= '0' then restore_room(base, bound, prefetched, not_full, room) end
+end
+return {OK}

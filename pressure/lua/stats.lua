@@ -1,0 +1,15 @@
+#!lua flags=no-writes
+-- What there is to see of a queue, at one instant.
+-- KEYS  base bound closed produced_messages produced_bytes consumed_messages consumed_bytes prefetched leases dead_letters producer consumer orphans
+-- ARGV
+-- reply {OK, bound, length, closed, produced_messages, produced_bytes, consumed_messages, consumed_bytes, fetched_ahead, consumers, dead_letters, producer, consumer, orphans, oldest (the item's first bytes)} | {ABSENT}
+local base, bound, closed, produced_messages, produced_bytes, consumed_messages, consumed_bytes,
+  prefetched, leases, dead_letters, producer, consumer, orphans = unpack(KEYS)
+local limit = call('GET', bound)
+if not limit then return {ABSENT} end
+local function number(key) return tonumber(call('GET', key) or 0) end
+return {OK, tonumber(limit), call('LLEN', base), call('EXISTS', closed),
+  number(produced_messages), number(produced_bytes), number(consumed_messages),
+  number(consumed_bytes), tonumber(call('HGET', prefetched, '*') or 0), call('ZCARD', leases),
+  call('LLEN', dead_letters), call('GET', producer) or '', call('GET', consumer) or '',
+  number(orphans), string.sub(call('LINDEX', base, -1) or '', 1, BODY - 1)}

@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- Acknowledge what the consumer is done with, and move up to `count` of the oldest items into its
+-- taken list. Finding nothing, register the caller as about to block.
+-- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) kinds tag... (see `acknowledge`)
+-- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
+local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
+  taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs =
+  unpack(KEYS)
+local expected, id, client, lease_ms, known, count, ahead, raw, ttl_ms, waiter, kinds =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1',
+  ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local FIRST = 12
+
+local limit = call('GET', bound)
+if not limit then
+  call('HDEL', waiters, id)
+  return {ABSENT}
+end
+if call('GET', generation) ~= expected then return {AGAIN} end
+if not call('ZSCORE', leases, id) then
+  if known or call('ZSCORE', departed, id) then return {LOST} end
+  call('ZADD', leases, now_ms() + lease_ms, id)
+  if ttl_ms > 0 then call('PEXPIRE', leases, ttl_ms) end
+end
+local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, raw, fetched, prefetched, blobs,
+  joiners, joined, base)
+if waiter == '-' then call('HDEL', waiters, id) end
+
+if call('LLEN', consumer_free) == 0 then return {IN_USE, call('GET', consumer) or ''} end
+if ahead and count > 1 then
+  -- Fetching ahead must not starve whoever waits, nor leave nothing for who comes next.
+  if call('HLEN', waiters) > 0 then
+    count = 1
+  else
+    count = math.min(count, math.max(1, math.floor(call('LLEN', base) / 2)))
+  end
+end
+local items = count > 0 and call('RPOP', base, count) or {}
+if #items == 0 then
+  if made_room and tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
+  local ahead_of_us = tonumber(call('HGET', prefetched, '*') or 0)
+  if call('EXISTS', closed) == 1 then
+    call('HDEL', waiters, id)
+    return {CLOSED, ahead_of_us}
+  end
+  if #waiter > 1 then call('HSET', waiters, id, waiter) end
+  return {EMPTY, call('ZCOUNT', leases, '-inf', now_ms()), ahead_of_us}
+end
+push(taken, items, false)
+if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
+local bytes = 0
+for i = 1, #items do bytes = bytes + #items[i] end
+if ahead and #items > 1 then
+  call('HINCRBY', prefetched, '*', #items - 1)
+  call('HINCRBY', prefetched, id, #items - 1)
+end
+call('SET', consumer, client)
+call('INCRBY', consumed_messages, #items)
+call('INCRBY', consumed_bytes, bytes)
+if tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
+table.insert(items, 1, OK)
+return items

@@ -1,0 +1,339 @@
+"""The operations of `protocol.md`: one method each, one Lua script each.
+
+A method says what to send; it does not send it. The same statement of the protocol thus serves the
+synchronous and the asyncio client. Replies begin with a `Status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from pressure.keys import Keys
+from pressure.scripts import SCRIPTS, Script
+
+__all__ = ["PROTOCOL_VERSION", "Acks", "Command", "Outcome", "Protocol", "Status", "Word"]
+
+PROTOCOL_VERSION = "1.0"
+DEPARTED_KEEP_MS = 3_600_000
+"""How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
+
+Word = bytes | str | int | float
+
+
+class Status(IntEnum):
+    """The first element of every script's reply."""
+
+    OK = 0
+    ABSENT = -1
+    CLOSED = -2
+    FULL = -3
+    EMPTY = -4
+    IN_USE = -5
+    LOST = -6
+    EXISTS = -7
+    AGAIN = -8
+
+
+class Command(NamedTuple):
+    """What to send. `repeatable`: sending it twice does what sending it once does."""
+
+    words: tuple[Word, ...]
+    script: Script | None = None
+    repeatable: bool = True
+
+
+class Acks(NamedTuple):
+    """What a consumer is done with, in the order of taking. `kinds` has a letter for each tag: `g`
+    for an item that get() returned, `a` for one that was also fetched ahead, `f` for a leased one
+    that is finished."""
+
+    kinds: str = ""
+    tags: Sequence[bytes] = ()
+
+
+class Outcome(NamedTuple):
+    """What became of a leased item: the value for its reply queue (if any), and the reason why it
+    goes to the dead letters (if it does)."""
+
+    tag: bytes
+    reply: Keys | None
+    value: bytes
+    dead_letter: str = ""
+
+
+NOTHING = Acks()
+
+
+class Protocol:
+    """The operations on one queue, whose items are raw bytes or envelopes."""
+
+    def __init__(self, keys: Keys, *, raw: bool) -> None:
+        self.keys = keys
+        self._raw = "1" if raw else ""
+        self._templates = {
+            name: tuple(getattr(keys, key, b"") for key in script.keys)
+            for name, script in SCRIPTS.items()
+        }
+
+    def _script(
+        self, name: str, args: Iterable[Word], *extra: bytes, repeatable: bool = True, **named: bytes
+    ) -> Command:
+        script = SCRIPTS[name]
+        keys = self._templates[name]
+        if named:
+            keys = tuple(
+                named.get(key, value) for key, value in zip(script.keys, keys, strict=True)
+            )
+        return Command(
+            ("EVALSHA", script.sha, len(keys) + len(extra), *keys, *extra, *args),
+            script,
+            repeatable,
+        )
+
+    # Life of the queue
+
+    def describe(self, generation: bytes) -> Command:
+        return self._script("describe", (generation,))
+
+    def create(self, bound: int, generation: bytes, consumers: Sequence[bytes] = ()) -> Command:
+        return self._everything("create", consumers, bound, generation)
+
+    def close(self, generation: bytes, client: str) -> Command:
+        return self._script("close", (generation, client))
+
+    def delete(self) -> Command:
+        return self._script("delete", ())
+
+    def purge(self, consumers: Sequence[bytes] = ()) -> Command:
+        return self._everything("purge", consumers)
+
+    def set_bound(self, bound: int) -> Command:
+        return self._script("set_bound", (bound,))
+
+    def drain(self) -> Command:
+        return self._script("drain", (self._raw,))
+
+    def break_role(self, role: str) -> Command:
+        holder, free = (
+            (self.keys.producer, self.keys.producer_free)
+            if role == "producer"
+            else (self.keys.consumer, self.keys.consumer_free)
+        )
+        return self._script("break_role", (), holder=holder, free=free)
+
+    def _everything(self, name: str, consumers: Sequence[bytes], *args: Word) -> Command:
+        fixed = self.keys.fixed()
+        taken = [self.keys.taken(consumer) for consumer in consumers]
+        script = SCRIPTS[name]
+        words = ("EVALSHA", script.sha, len(fixed) + len(taken), *fixed, *taken, *args)
+        return Command((*words, len(fixed)) if name == "create" else words, script)
+
+    # Producing
+
+    def put(
+        self,
+        generation: bytes,
+        producer: bytes,
+        sequence: int,
+        client: str,
+        values: Sequence[bytes],
+        *,
+        mode: str = "",
+        ttl_ms: int = 0,
+    ) -> Command:
+        return self._script(
+            "put", (generation, producer, sequence, client, mode, self._raw, ttl_ms, *values)
+        )
+
+    # Consuming
+
+    def take(
+        self,
+        generation: bytes,
+        consumer: bytes,
+        client: str,
+        *,
+        lease_ms: int,
+        known: bool,
+        count: int,
+        ahead: bool = False,
+        ttl_ms: int = 0,
+        waiter: str = "",
+        acks: Acks = NOTHING,
+    ) -> Command:
+        return self._script(
+            "take",
+            (
+                generation,
+                consumer,
+                client,
+                lease_ms,
+                "1" if known else "",
+                count,
+                "1" if ahead else "",
+                self._raw,
+                ttl_ms,
+                waiter,
+                acks.kinds,
+                *acks.tags,
+            ),
+            repeatable=False,
+            taken=self.keys.taken(consumer),
+        )
+
+    def exchange(
+        self,
+        generation: bytes,
+        consumer: bytes,
+        client: str,
+        outcomes: Sequence[Outcome],
+        *,
+        lease_ms: int,
+        known: bool,
+        count: int,
+        ttl_ms: int = 0,
+        waiter: str = "",
+    ) -> Command:
+        replies: dict[bytes, int] = {}
+        reply_keys: list[bytes] = []
+        args: list[Word] = [generation, consumer, client, lease_ms, "1" if known else "", count]
+        args += [ttl_ms, waiter, len(outcomes)]
+        for outcome in outcomes:
+            number = 0
+            if outcome.reply is not None:
+                number = replies.setdefault(outcome.reply.base, len(replies) + 1)
+                if number > len(reply_keys) // 2:
+                    reply_keys += (outcome.reply.base, outcome.reply.bound)
+            args += (outcome.tag, number, outcome.value, outcome.dead_letter)
+        return self._script(
+            "exchange", args, *reply_keys, repeatable=False, taken=self.keys.taken(consumer)
+        )
+
+    def blocking_take(self, consumer: bytes, seconds: float) -> Command:
+        words = ("BLMOVE", self.keys.base, self.keys.taken(consumer), "RIGHT", "LEFT", seconds)
+        return Command(words, repeatable=False)
+
+    def settle(self, generation: bytes, consumer: bytes, client: str, size: int) -> Command:
+        taken = self.keys.taken(consumer)
+        return self._script("settle", (generation, consumer, client, size), taken=taken)
+
+    def ack(self, consumer: bytes, acks: Acks) -> Command:
+        return self._script(
+            "ack",
+            (consumer, self._raw, acks.kinds, *acks.tags),
+            taken=self.keys.taken(consumer),
+        )
+
+    def give_back(
+        self, consumer: bytes, tags: Sequence[bytes], *, charge: bool, ahead: bool = False
+    ) -> Command:
+        return self._script(
+            "give_back",
+            (consumer, self._raw, "1" if charge else "", "1" if ahead else "", *tags),
+            taken=self.keys.taken(consumer),
+        )
+
+    def bury(self, consumer: bytes, reason: str, tags: Sequence[bytes]) -> Command:
+        return self._script(
+            "bury", (consumer, self._raw, reason, *tags), taken=self.keys.taken(consumer)
+        )
+
+    def leave(self, consumer: bytes, producer: bytes, acks: Acks = NOTHING) -> Command:
+        return self._script(
+            "leave",
+            (consumer, producer, self._raw, acks.kinds, *acks.tags),
+            taken=self.keys.taken(consumer),
+        )
+
+    # Leases
+
+    def adopt(self, consumer: bytes, new_consumer: bytes, lease_ms: int) -> Command:
+        return self._script(
+            "adopt",
+            (consumer, new_consumer, lease_ms),
+            taken=self.keys.taken(consumer),
+            taken_new=self.keys.taken(new_consumer),
+        )
+
+    def renew(self, lease_ms: int, consumers: Sequence[bytes]) -> Command:
+        return self._script("renew", (lease_ms, *consumers))
+
+    def reap(
+        self,
+        consumer: bytes,
+        *,
+        force: bool = False,
+        charge_oldest: bool = True,
+        charge: Sequence[bytes] = (),
+    ) -> Command:
+        args = (consumer, self._raw, "1" if force else "", DEPARTED_KEEP_MS)
+        return self._script(
+            "reap",
+            (*args, "1" if charge_oldest else "", *charge),
+            taken=self.keys.taken(consumer),
+        )
+
+    # Counting and looking
+
+    def size(self) -> Command:
+        return self._script("size", ())
+
+    def stats(self) -> Command:
+        return self._script("stats", ())
+
+    def peek(self, index: int) -> Command:
+        return self._script("peek", (index,))
+
+    def task_done(self, producer: bytes, sequence: int, consumers: Sequence[bytes]) -> Command:
+        return self._script("task_done", (producer, sequence, *consumers))
+
+    def unfinished(self, wait_ms: int, consumers: Sequence[bytes] = ()) -> Command:
+        taken = [self.keys.taken(consumer) for consumer in consumers]
+        return self._script("unfinished", (wait_ms, *consumers), *taken)
+
+    def withdraw(self, tags: Sequence[bytes]) -> Command:
+        return self._script("withdraw", (self._raw, *tags), repeatable=False)
+
+    # Dead letters
+
+    def dead_letters(self, first: int, last: int) -> Command:
+        return Command(("LRANGE", self.keys.dead_letters, first, last))
+
+    def replay(self, tags: Sequence[bytes]) -> Command:
+        return self._script("replay", (self._raw, *tags))
+
+    def discard(self, tags: Sequence[bytes]) -> Command:
+        return self._script("discard", (self._raw, *tags))
+
+    def delivery_count(self, tag: bytes) -> Command:
+        return Command(("HGET", self.keys.deliveries, tag))
+
+    # Waiting
+
+    def wait_for_room(self, seconds: float) -> Command:
+        return Command(("BLPOP", self.keys.room, seconds))
+
+    def wait_for_joined(self, seconds: float) -> Command:
+        return Command(("BLPOP", self.keys.joined, seconds))
+
+    def wait_for_role(self, role: str, seconds: float) -> Command:
+        free = self.keys.producer_free if role == "producer" else self.keys.consumer_free
+        return Command(("BLMOVE", free, free, "RIGHT", "LEFT", seconds))
+
+    # Blobs
+
+    def blob_write(self, message_id: bytes, index: int, chunk: bytes | memoryview) -> Command:
+        field = message_id + index.to_bytes(4, "big")
+        return Command(("HSET", self.keys.blobs, field, chunk))  # type: ignore[arg-type]
+
+    def blob_read(self, message_id: bytes, index: int) -> Command:
+        return Command(("HGET", self.keys.blobs, message_id + index.to_bytes(4, "big")))
+
+    def blob_announce(self, message_id: bytes, chunks: int) -> Command:
+        return self._script("announce", (message_id, chunks))
+
+    def blob_withdraw(self, message_id: bytes, chunks: int) -> Command:
+        fields = (message_id + index.to_bytes(4, "big") for index in range(chunks))
+        return Command(("HDEL", self.keys.blobs, *fields))

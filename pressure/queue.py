@@ -1,0 +1,516 @@
+"""`PressureQueue`: the contract of `queue.Queue`, on a server.
+
+Here are the names and the promises. How an operation blocks, wakes and recovers is in
+`pressure.flows`; connections and the pool of sessions are in `pressure.handle`.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import redis
+
+from pressure import flows, items
+from pressure.address import Address
+from pressure.codec import Serializer, serializer_for
+from pressure.core import Ahead, Core, Settings
+from pressure.credentials import resolve_keys
+from pressure.errors import (
+    PayloadError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+    QueueFullError,
+)
+from pressure.handle import Handle
+from pressure.keys import validate_name
+from pressure.lease import Lease
+from pressure.letters import DeadLetters
+from pressure.link import Flow, Link
+from pressure.pace import Pace
+from pressure.protocol import Command, Status
+from pressure.session import Session
+from pressure.stats import QueueStats, parse_stats
+
+__all__ = ["PressureQueue"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+MAX_BOUND = 2**53
+
+
+class PressureQueue(Generic[T]):
+    """A handle to the queue `name`: a bounded, blocking FIFO queue that lives on the server.
+
+    Any number of threads, processes and machines may use any number of handles. A queue exists from
+    `create` to `delete`, and survives all of its handles.
+
+    Args:
+        name: up to 512 bytes of UTF-8.
+        url: the server; default `PRESSURE_URL`, else redis://127.0.0.1:6379/0.
+        client: a `redis.Redis` of your own instead, whose address, credentials and TLS are used.
+        prefix: what all keys begin with.
+        codec: `"pickle"`, `"raw"` for bytes as they are (which clients of protocol 0.15 in other
+            languages understand), or an object with `dumps` and `loads`.
+        key: signs all items; or several, of which the first signs and all are accepted. Default
+            `PRESSURE_KEY`, or the embedded server's own. Raw items are never signed.
+        settings: what is rarely changed, see `Settings`.
+
+    Creating a handle talks to nobody; the first operation connects, and raises
+    `ServerUnavailableError` if there is no server. From then on a lost server is sought for
+    `settings.reconnect_timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        client: redis.Redis | None = None,
+        prefix: str = "__pressure__",
+        codec: str | Serializer = "pickle",
+        key: bytes | str | Iterable[bytes | str] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        validate_name(name)
+        serializer = serializer_for(codec)
+        settings = settings or Settings()
+        address = Address.of(url, client)
+        if serializer is not None:
+            settings = resolve_keys(settings, key, address)
+        self._codec = codec
+        self._core: Core[Link] = Core(name, prefix, serializer, settings)
+        self._handle = Handle(self._core, address)
+        self._pace = Pace()
+        self.dead_letters = DeadLetters(self._handle)
+
+    @property
+    def name(self) -> str:
+        return self._core.name
+
+    # The queue's life
+
+    def create(self, bound: int | None = None) -> None:
+        """Make the queue. At most `bound` items may be in it; None or 0: no limit.
+
+        Raises `QueueAlreadyExistsError`; `TypeError` or `ValueError` for a bad bound.
+        """
+        self._handle.call(flows.create(self._core, _checked_bound(bound)))
+
+    @property
+    def exists(self) -> bool:
+        """Whether the queue has been created and not deleted."""
+        return bool(self._handle.ask(Command(("EXISTS", self._core.protocol.keys.bound))))
+
+    def closed(self) -> bool:
+        """Whether the queue is closed. Raises `QueueDoesNotExistError`."""
+        return bool(self._size()[2])
+
+    def close(self) -> None:
+        """Close the queue for everybody: no more puts; gets go on until it is drained.
+
+        Everybody who is blocked on it wakes. Raises `QueueClosedError` if it is closed already, and
+        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. Closing only
+        this handle is `disconnect()`.
+        """
+        self._described(flows.close(self._core))
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """As `queue.Queue.shutdown` (Python 3.13): `close`, but calling it again does no harm.
+
+        With `immediate`, what is queued is dropped and no longer counts as unfinished.
+        """
+        try:
+            self.close()
+        except QueueClosedError:
+            pass
+        if immediate:
+            self._handle.give_back_ahead()
+            self._ask(self._core.protocol.drain())
+
+    def delete(self) -> None:
+        """Delete the queue and all its data. Everybody who is blocked on it wakes.
+
+        Raises `QueueDoesNotExistError`.
+        """
+        returned = self._handle.call(flows.delete(self._core))
+        self._handle.forget_queue()
+        if not returned:
+            warnings.warn(
+                f"queue {self.name!r}: deleted, though a client of protocol 0.15 had not returned "
+                "its role",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    # Putting
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item, as `queue.Queue.put`; returns once the server has accepted it.
+
+        `timeout` is in seconds; None waits for ever. Raises `QueueFullError` (a `queue.Full`),
+        `QueueClosedError` (a `ShutDown`), `QueueDoesNotExistError`, `ItemTooLargeError`, or what
+        pickling raises: then nothing was put. A reply that is lost never makes a second copy. If the
+        server stays away in the middle: `OutcomeUnknownError`.
+        """
+        self._put(item, self._put_deadline(block, timeout), "")
+
+    def put_nowait(self, item: T) -> None:
+        """`put(item, block=False)`."""
+        self._put(item, 0.0, "")
+
+    def overfill(self, item: T) -> None:
+        """Put an item even if the queue is full."""
+        self._put(item, 0.0, "overfill")
+
+    def put_many(self, iterable: Iterable[T], timeout: float | None = None) -> int:
+        """Put all items of an iterable, many at a time, in order; returns how many.
+
+        It streams: the iterable may be endless, and the bound is honoured. When `timeout` (for the
+        whole call) runs out, or the queue is closed, the error's `accepted` says how many were put.
+        If the iterable raises, what it gave before is put.
+        """
+        until = self._put_deadline(True, timeout)
+        accepted = 0
+        for batch, failure in self._pace.batches(iterable, self._core.serialize):
+            try:
+                accepted += self._put_bodies(batch, until, "")
+            except QueueFullError as exc:
+                exc.accepted += accepted
+                raise
+            except QueueClosedError as exc:
+                exc.accepted += accepted
+                raise
+            if failure is not None:
+                raise failure
+        return accepted
+
+    def _put(self, item: T, until: float | None, mode: str) -> None:
+        self._put_bodies([self._core.serialize(item)], until, mode)
+
+    def _put_bodies(self, bodies: list[bytes], until: float | None, mode: str) -> int:
+        handle = self._handle
+        session = handle.acquire()
+        try:
+            flow = items.put_bodies(self._core, session, bodies, until, mode)
+            accepted = handle.run(flow, session, until)
+        finally:
+            handle.release(session)
+        if accepted < len(bodies):
+            full = QueueFullError(self.name)
+            full.accepted = accepted
+            raise full
+        return accepted
+
+    # Getting
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest item, as `queue.Queue.get`.
+
+        `timeout` is in seconds; None waits for ever. Raises `QueueEmptyError` (a `queue.Empty`),
+        `QueueClosedError` (a `ShutDown`) once the queue is closed and drained,
+        `QueueDoesNotExistError`, or `PayloadError` for an item that can't be read, which is then in
+        the dead-letter list. An item whose reply was lost is not lost. It is acknowledged with the
+        next call or within 50 ms; a crash before that delivers it once more.
+        """
+        return self._get(_deadline(block, timeout), 1, direct=True)
+
+    def get_nowait(self) -> T:
+        """`get(block=False)`."""
+        return self._get(0.0, 1, direct=True)
+
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
+        """Wait for an item as `get` does, and take what else is there, up to `max_items`."""
+        if max_items < 1:
+            raise ValueError(f"max_items must be at least 1, not {max_items!r}")
+        until = _deadline(True, timeout)
+        taken = [self._get(until, max_items, direct=True)]
+        while len(taken) < max_items and (ahead := self._handle.pop_ahead()) is not None:
+            try:
+                item = self._open_ahead(ahead)
+            except PayloadError:
+                # It is in the dead letters; the items that were taken must reach the caller.
+                continue
+            if item is not items.SKIPPED:
+                taken.append(item)
+        return taken
+
+    def __iter__(self) -> Iterator[T]:
+        """Get items until the queue is closed and drained.
+
+        A fast consumer fetches several at a time, if nobody else waits for them; what is fetched
+        and not used is given back within 100 ms.
+        """
+        while True:
+            try:
+                item = self._get(None, self._pace.next_count())
+            except QueueClosedError:
+                return
+            yield item
+
+    def _get(self, until: float | None, count: int, *, direct: bool = False) -> T:
+        while True:
+            ahead = self._handle.pop_ahead()
+            item = self._fetch(until, count, direct) if ahead is None else self._open_ahead(ahead)
+            if item is not items.SKIPPED:
+                return item  # type: ignore[no-any-return]
+
+    def _fetch(self, until: float | None, count: int, direct: bool) -> Any:
+        """Take items from the server; returns the first and keeps the others."""
+        core, handle = self._core, self._handle
+        session = handle.acquire()
+        try:
+            taken, ahead = handle.run(self._take(session, count, until, direct), session, until)
+            if not taken:
+                raise QueueEmptyError(core.name)
+            if len(taken) > 1:
+                handle.store_ahead(session, "a" if ahead else "g", taken[1:])
+            if ahead:
+                self._pace.fetched()
+            return self._open(session, "g", core.tag_of(taken[0]), taken[0])
+        except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError, PayloadError):
+            raise
+        except BaseException:
+            # Whatever was taken and did not reach the caller is found by the session's next use.
+            session.stale = session.known
+            raise
+        finally:
+            handle.release(session)
+
+    def _take(
+        self, session: Session[Link], count: int, until: float | None, direct: bool
+    ) -> Flow[tuple[list[bytes], bool]]:
+        if not self._core.generation:
+            yield from flows.describe(self._core)
+        ahead = not direct
+        return (yield from flows.take(self._core, session, count, until, ahead=ahead))
+
+    def _open(self, session: Session[Link], kind: str, tag: bytes, item: bytes) -> Any:
+        if self._core.raw:
+            obj: Any = item
+        else:
+            flow = items.open_item(self._core, session.consumer, tag, item)
+            obj = self._handle.run(flow, session)
+        if obj is not items.SKIPPED:
+            session.pending.append((kind, tag))
+        return obj
+
+    def _open_ahead(self, ahead: Ahead[Link]) -> Any:
+        core = self._core
+        if core.raw:
+            obj: Any = ahead.item
+        else:
+            flow = items.open_item(core, ahead.session.consumer, ahead.tag, ahead.item)
+            obj = self._handle.call_if_needed(flow)
+        if obj is not items.SKIPPED:
+            ahead.session.pending.append((ahead.kind, ahead.tag))
+        return obj
+
+    # Leases
+
+    def lease(self, timeout: float | None = None) -> Lease[T]:
+        """Take the oldest item on lease: it is in the queue again unless it is acknowledged.
+
+        ``with q.lease(timeout=5) as item:`` acknowledges when the block succeeds and gives the item
+        back when it raises. `timeout` is for the wait (seconds). The lease renews itself while this
+        process lives. Raises as `get` does.
+        """
+        until = _deadline(True, timeout)
+        core, handle = self._core, self._handle
+        while True:
+            session = handle.acquire()
+            try:
+                taken, _ = handle.run(self._take(session, 1, until, True), session, until)
+                if not taken:
+                    raise QueueEmptyError(core.name)
+                if len(taken) > 1:
+                    handle.store_ahead(session, "g", taken[1:])
+                tag = core.tag_of(taken[0])
+                session.leased[tag] += 1
+                flow = items.open_leased(core, session.consumer, tag, taken[0])
+                obj, deliveries = handle.run(flow, session)
+                if obj is not items.SKIPPED:
+                    return Lease(handle, session, tag, obj, deliveries)
+                session.leased[tag] -= 1
+            except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError):
+                raise
+            except PayloadError:
+                session.leased[tag] -= 1
+                raise
+            except BaseException:
+                session.stale = session.known
+                raise
+            finally:
+                handle.release(session)
+
+    def ack(self, lease: Lease[T]) -> None:
+        """`lease.ack()`."""
+        lease.ack()
+
+    def give_back(self, lease: Lease[T], *, charge: bool = True) -> None:
+        """`lease.give_back()`."""
+        lease.give_back(charge=charge)
+
+    # join
+
+    def task_done(self) -> None:
+        """Say that an item that `get` returned is done, as `queue.Queue.task_done`.
+
+        Raises `ValueError` if called more often than items were got, by all consumers together.
+        """
+        self._handle.flush_idle()
+        session = self._handle.acquire()
+        try:
+            counted = self._handle.run(flows.task_done(self._core, session), session)
+        finally:
+            self._handle.release(session)
+        if not counted and not self._core.forfeited:
+            raise ValueError("task_done() called too many times")
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until every item is done, whoever got it, as `queue.Queue.join`.
+
+        A consumer that dies doesn't hold it up: what it had on lease comes back, and what it had
+        got counts as done. Raises `TimeoutError` if `timeout` (seconds) is given and runs out.
+        """
+        until = _deadline(True, timeout)
+        if not self._handle.call(flows.join(self._core, until), until):
+            raise TimeoutError(f"queue {self.name!r}: not finished within {timeout} s")
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many items are queued, on lease, or got and not yet done."""
+        return self._handle.call(flows.unfinished(self._core))
+
+    # Looking
+
+    def qsize(self) -> int:
+        """How many items are in the queue now. Raises `QueueDoesNotExistError`."""
+        length: int = self._size()[0]
+        return length
+
+    def empty(self) -> bool:
+        """Whether the queue is empty now; as in the standard library, that may change at once."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether the bound is reached now."""
+        length, bound, _ = self._size()
+        return 0 < bound <= length
+
+    @property
+    def maxsize(self) -> int:
+        """The bound; 0: none. Assigning changes it, for everybody; what exceeds it stays."""
+        bound: int = self._size()[1]
+        return bound
+
+    @maxsize.setter
+    def maxsize(self, bound: int) -> None:
+        self._ask(self._core.protocol.set_bound(_checked_bound(bound)))
+
+    def _size(self) -> Any:
+        return self._ask(self._core.protocol.size())[1:]
+
+    def peek(self) -> T:
+        """The oldest item, which stays where it is. Raises `QueueEmptyError`."""
+        return self._peek(-1)
+
+    def peek_reverse(self) -> T:
+        """The newest item, which stays where it is. Raises `QueueEmptyError`."""
+        return self._peek(0)
+
+    def _peek(self, index: int) -> T:
+        if not self._core.generation:
+            self._handle.call(flows.describe(self._core))
+        reply = self._ask(self._core.protocol.peek(index))
+        if reply[0] == Status.EMPTY:
+            raise QueueEmptyError(self.name)
+        return self._handle.call(items.read_item(self._core, reply[1]))  # type: ignore[no-any-return]
+
+    def stats(self) -> QueueStats:
+        """Counters, sizes and the last clients, at one instant."""
+        return parse_stats(self._core, self._ask(self._core.protocol.stats()))
+
+    # Other clients, other threads
+
+    def unblock(self) -> None:
+        """End what other threads of this process are blocked in on this handle.
+
+        They raise `OperationUnblocked`. What was being put is discarded; what was being received
+        stays in the queue or reaches its caller.
+        """
+        self._handle.unblock()
+
+    def break_role(self, role: str) -> str:
+        """Free the `"producer"` or `"consumer"` role of a client of protocol 0.15 that died.
+
+        Returns the name of the client that held it; empty if nobody did.
+        """
+        if role not in ("producer", "consumer"):
+            raise ValueError(f"a role is 'producer' or 'consumer', not {role!r}")
+        return self._handle.call(flows.break_role(self._core, role))
+
+    # This handle
+
+    def disconnect(self) -> None:
+        """Release this handle's connections, and give back what it holds. The queue lives on.
+
+        The handle can still be used: it connects again.
+        """
+        self._handle.disconnect()
+
+    def __enter__(self) -> PressureQueue[T]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.disconnect()
+
+    def __repr__(self) -> str:
+        return f"<PressureQueue {self.name!r} at {self._handle.address}>"
+
+    def _ask(self, command: Command) -> Any:
+        reply: Any = self._handle.ask(command)
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(self.name)
+        return reply
+
+    def _described(self, flow: Flow[R]) -> R:
+        if not self._core.generation:
+            self._handle.call(flows.describe(self._core))
+        return self._handle.call(flow)
+
+    def _put_deadline(self, block: bool, timeout: float | None) -> float | None:
+        if timeout is not None and timeout < 0 and block and self._core.bound == 0:
+            # As queue.Queue: an unbounded queue never looks at the time-out.
+            return 0.0
+        return _deadline(block, timeout)
+
+
+def _deadline(block: bool, timeout: float | None) -> float | None:
+    """The monotonic time to stop at; 0: at once, None: never."""
+    if not block:
+        return 0.0
+    if timeout is None:
+        return None
+    if timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return time.monotonic() + timeout
+
+
+def _checked_bound(bound: int | None) -> int:
+    if bound is None:
+        return 0
+    if not isinstance(bound, int) or isinstance(bound, bool):
+        raise TypeError(f"bound must be an int, not {type(bound).__name__}")
+    if not 0 <= bound <= MAX_BOUND:
+        raise ValueError(f"bound must be 0 (no limit) or positive, not {bound}")
+    return bound
