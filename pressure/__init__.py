@@ -1,5 +1,10 @@
 """Python's bounded, blocking queue on Redis or Valkey, and executors on top of it."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pressure._version import __version__
 from pressure.core import Settings
 from pressure.errors import (
@@ -31,13 +36,28 @@ from pressure.queue import PressureQueue
 from pressure.server import LocalServer, local_server
 from pressure.stats import QueueStats
 
+if TYPE_CHECKING:
+    from pressure.executor import (
+        InitializerError,
+        Options,
+        RedisExecutor,
+        ResultPayloadError,
+        TaskError,
+        TaskFuture,
+        TaskLostError,
+        TaskPayloadError,
+        WorkerLostError,
+    )
+
 __all__ = [
     "DeadLetter",
+    "InitializerError",
     "ItemTooLargeError",
     "Lease",
     "LeaseLostError",
     "LocalServer",
     "OperationUnblocked",
+    "Options",
     "OutcomeUnknownError",
     "PayloadError",
     "PressureError",
@@ -50,6 +70,8 @@ __all__ = [
     "QueueFullError",
     "QueueInUseError",
     "QueueStats",
+    "RedisExecutor",
+    "ResultPayloadError",
     "ServerError",
     "ServerNotFoundError",
     "ServerOutOfMemoryError",
@@ -59,6 +81,32 @@ __all__ = [
     "Settings",
     "ShutDown",
     "SignatureError",
+    "TaskError",
+    "TaskFuture",
+    "TaskLostError",
+    "TaskPayloadError",
+    "WorkerLostError",
     "__version__",
     "local_server",
 ]
+
+_EXECUTOR = frozenset(
+    {
+        "InitializerError",
+        "Options",
+        "RedisExecutor",
+        "ResultPayloadError",
+        "TaskError",
+        "TaskFuture",
+        "TaskLostError",
+        "TaskPayloadError",
+        "WorkerLostError",
+    }
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Executors need multiprocessing; who only wants a queue doesn't pay for importing that.
+    if name in _EXECUTOR:
+        return getattr(importlib.import_module("pressure.executor"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+import redis.asyncio
 import redis.backoff
 import redis.connection
 import redis.retry
@@ -73,7 +74,11 @@ class Address:
         }
 
     @classmethod
-    def of(cls, url: str | None = None, client: redis.Redis | None = None) -> Address:
+    def of(
+        cls,
+        url: str | None = None,
+        client: redis.Redis | redis.asyncio.Redis | None = None,
+    ) -> Address:
         """The address that the arguments or else the environment give.
 
         Order: `client`, `url`, `PRESSURE_URL`, then the published protocol's `REDIS_SERVER`,
@@ -83,7 +88,12 @@ class Address:
             if url is not None:
                 raise ValueError("give either url= or client=, not both")
             pool = client.connection_pool
-            return cls(pool.connection_class, dict(pool.connection_kwargs), "")
+            kind, settings = pool.connection_class, dict(pool.connection_kwargs)
+            if isinstance(client, redis.asyncio.Redis):
+                kind = _blocking_kind(kind)
+                # A coroutine function, which only asyncio connections can call.
+                settings.pop("redis_connect_func", None)
+            return cls(kind, settings, "")
         url = url or os.environ.get("PRESSURE_URL") or _published_environment() or DEFAULT_URL
         try:
             pool = redis.ConnectionPool.from_url(url)
@@ -130,6 +140,15 @@ class Address:
             "start one there (valkey-server or redis-server), give another url=, or let "
             "pressure.local_server() run one for you"
         )
+
+
+def _blocking_kind(kind: type[Any]) -> type[Any]:
+    """The blocking counterpart of a class of asyncio connections: redis-py names them alike."""
+    for base in kind.__mro__:
+        namesake = getattr(redis.connection, base.__name__, None)
+        if isinstance(namesake, type):
+            return namesake
+    raise TypeError(f"connections of the class {kind.__name__} are not supported")
 
 
 def _published_environment() -> str | None:

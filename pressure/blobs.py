@@ -25,17 +25,22 @@ class BlobGone(ValueError):
     """The chunks that an item refers to are not there (any more)."""
 
 
+def reference_to(body: bytes) -> bytes:
+    """What is put in the place of a body that is stored beside the queue."""
+    return _REFERENCE.pack(-(-len(body) // CHUNK_BYTES), len(body))
+
+
 def upload(core: Core[Any], message_id: bytes, body: bytes) -> Flow[bytes]:
-    """Store a body beside the queue; returns the reference to put in its place."""
+    """Store a body beside the queue; returns its reference."""
     chunks = -(-len(body) // CHUNK_BYTES)
-    reply = yield core.protocol.blob_announce(message_id, chunks)
+    reply = yield core.protocol.announce(message_id, chunks)
     if reply[0] == Status.ABSENT:
         raise QueueDoesNotExistError(core.name)
     view = memoryview(body)
     for index in range(chunks):
         chunk = bytes(view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
         yield core.protocol.blob_write(message_id, index, chunk)
-    return _REFERENCE.pack(chunks, len(body))
+    return reference_to(body)
 
 
 def discard(core: Core[Any], message_id: bytes, reference: bytes) -> Flow[None]:

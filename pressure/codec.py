@@ -108,7 +108,10 @@ class Signer:
 
 def _signed_fields(flags: int, max_deliveries: int, message_id: bytes, client_id: bytes) -> bytes:
     return (
-        bytes((envelope.VERSION, flags)) + max_deliveries.to_bytes(2, "big") + message_id + client_id
+        bytes((envelope.VERSION, flags))
+        + max_deliveries.to_bytes(2, "big")
+        + message_id
+        + client_id
     )
 
 
@@ -131,23 +134,30 @@ class Codec:
         self._signer = Signer(keys, context) if keys else None
 
     def pack(
-        self, message_id: bytes, body: bytes, *, flags: int = 0, content: bytes = b""
+        self,
+        message_id: bytes,
+        body: bytes,
+        *,
+        flags: int = 0,
+        content: bytes = b"",
+        max_deliveries: int | None = None,
     ) -> bytes:
         signer = self._signer
+        cap = self._max_deliveries if max_deliveries is None else max_deliveries
         if signer is None:
             return envelope.pack(
                 body,
                 flags=flags,
-                max_deliveries=self._max_deliveries,
+                max_deliveries=cap,
                 message_id=message_id,
                 client_id=self._client_id,
             )
         flags |= envelope.SIGNED
-        fields = _signed_fields(flags, self._max_deliveries, message_id, self._client_id)
+        fields = _signed_fields(flags, cap, message_id, self._client_id)
         return envelope.pack(
             body,
             flags=flags,
-            max_deliveries=self._max_deliveries,
+            max_deliveries=cap,
             message_id=message_id,
             client_id=self._client_id,
             key_id=signer.key_id,
@@ -170,5 +180,3 @@ def context_of(name: str, generation: bytes, direction: str) -> bytes:
     """What a signature is bound to besides the item: queue, its generation, and direction."""
     parts = (name.encode(), generation, direction.encode())
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-
-

@@ -12,8 +12,9 @@ import json
 import os
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -102,6 +103,8 @@ class Core(Generic[L]):
         self._numbers: Iterator[int] = itertools.count()
         self.sessions: list[Session[L]] = []
         self.buffer: deque[Ahead[L]] = deque()
+        self.popped = self.stored = 0.0
+        self._moving = threading.Lock()
         self.learn(self.generation, self.bound)
 
     def learn(self, generation: bytes, bound: int) -> None:
@@ -139,6 +142,44 @@ class Core(Generic[L]):
     def tag_of(self, item: bytes) -> bytes:
         """What scripts call the item in acknowledgements."""
         return digest(item) if self.raw else envelope.message_id(item)
+
+    def pop_ahead(self) -> Ahead[L] | None:
+        """The next item that was fetched ahead and not handed out. Call `moved` once it is
+        somewhere else."""
+        now = time.monotonic()
+        while True:
+            with self._moving:
+                if not self.buffer:
+                    return None
+                ahead = self.buffer.popleft()
+                ahead.session.opening.append((ahead.kind, ahead.tag))
+            if now - self.stored > self.settings.lease / 2:
+                # This process stood still; the item may be another's by now. Look again.
+                ahead.session.stale = True
+            elif ahead.life == ahead.session.life:
+                self.popped = now
+                return ahead
+            self.moved(ahead)
+
+    def moved(self, ahead: Ahead[L]) -> None:
+        """What `pop_ahead` returned was handed out, given back, or is to be looked for again."""
+        ahead.session.opening.remove((ahead.kind, ahead.tag))
+
+    def on_the_way(self, session: Session[L]) -> list[tuple[str, bytes]]:
+        """Kind and tag of the items of a session that were fetched and not yet handed out."""
+        with self._moving:
+            waiting = [
+                (one.kind, one.tag)
+                for one in self.buffer
+                if one.session is session and one.life == session.life
+            ]
+            return waiting + session.opening
+
+    def store_ahead(self, session: Session[L], kind: str, items: Iterable[bytes]) -> None:
+        """Keep items for the calls that follow."""
+        life = session.life
+        self.buffer.extend(Ahead(session, life, kind, self.tag_of(item), item) for item in items)
+        self.popped = self.stored = time.monotonic()
 
     def consumers(self) -> list[bytes]:
         """The ids of this handle that the server knows as consumers."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["BLOB", "HEADER_BYTES", "SIGNED", "VERSION", "Envelope", "caps", "message_id", "pack"]
 
@@ -42,7 +43,8 @@ class Envelope:
         """Parse the bytes of an item. Raises `ValueError` if they are no envelope of ours."""
         if len(item) < HEADER_BYTES:
             raise ValueError(f"an envelope has at least {HEADER_BYTES} bytes, this has {len(item)}")
-        envelope = cls(*_HEADER.unpack_from(item), memoryview(item)[HEADER_BYTES:])
+        fields: tuple[Any, ...] = _HEADER.unpack_from(item)
+        envelope = cls(*fields, body=memoryview(item)[HEADER_BYTES:])
         if envelope.version >> 4 != VERSION >> 4:
             raise ValueError(
                 f"it was written by protocol version {envelope.version >> 4}."

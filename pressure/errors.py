@@ -67,17 +67,18 @@ else:
 
 
 class PressureError(Exception):
-    """The root of all errors of this library."""
-
-
-class QueueError(PressureError):
-    """An error about one queue, whose name is in `queue`.
+    """The root of all errors of this library.
 
     `accepted` is how many items of a `put_many` had been accepted before.
     """
 
-    summary = "the operation failed"
     accepted = 0
+
+
+class QueueError(PressureError):
+    """An error about one queue, whose name is in `queue`."""
+
+    summary = "the operation failed"
 
     def __init__(self, queue: str, detail: str = "") -> None:
         super().__init__(queue, detail)

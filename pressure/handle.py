@@ -1,28 +1,31 @@
 """The synchronous side of a handle: its connections, and what happens while nobody calls.
 
-Sessions are kept in a pool, last used first. A call borrows one for its duration, so calls from
-many threads run at once and each session has at most one operation under way.
+Sessions are kept in two pools, last used first: those that are consumers, and the others. A call
+borrows one for its duration, so calls from many threads run at once and each session has at most one
+operation under way. What a consumer has to acknowledge thus never waits behind a put that blocks.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
-from pressure import flows, keeper
+from pressure import flows, keeper, upkeep
 from pressure.address import Address
-from pressure.core import Ahead, Core
+from pressure.core import Core
 from pressure.errors import PressureError
-from pressure.link import Flow, Link, Request, run
+from pressure.link import Flow, Link, resumed, run
 from pressure.protocol import Command
-from pressure.retry import Disconnected
 from pressure.session import Session
 
 __all__ = ["Handle"]
 
 T = TypeVar("T")
+LAST_TRY = 1.0
+"""How long an operation looks for a lost server at least, even if its deadline has passed."""
 FAREWELL = 1.0
 """How long signing off may take when the server is away (seconds)."""
 
@@ -33,16 +36,15 @@ class Handle:
     def __init__(self, core: Core[Link], address: Address) -> None:
         self.core = core
         self.address = address
-        self._free: list[Session[Link]] = []
         self._reset()
         keeper.keep(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._free = []
+        self._consumers: list[Session[Link]] = []
+        self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
         self._renew_at = 0.0
-        self._popped = self._stored = 0.0
         self._reached = False
 
     def after_fork(self) -> None:
@@ -51,10 +53,13 @@ class Handle:
 
     # Sessions
 
-    def acquire(self) -> Session[Link]:
+    def acquire(self, *, taking: bool = False) -> Session[Link]:
+        """Borrow a session, for `taking` items or for anything else."""
         with self._lock:
-            if self._free:
-                return self._free.pop()
+            if taking and self._consumers:
+                return self._consumers.pop()
+            if self._others:
+                return self._others.pop()
             session = Session(Link(self.address))
             # A handle that has reached its server once rides out the server's absence.
             session.link.ever_connected = self._reached
@@ -62,25 +67,41 @@ class Handle:
             return session
 
     def release(self, session: Session[Link]) -> None:
+        if session.process != os.getpid():
+            # Forked in the middle of a call: the session is the parent's.
+            return
         session.used = time.monotonic()
         self._reached = self._reached or session.link.ever_connected
         with self._lock:
-            self._free.append(session)
+            self._pool_of(session).append(session)
         if session.known or session.stale:
-            self._keep_up(session.used)
+            self.keep_up()
 
-    def _keep_up(self, now: float) -> None:
+    def _pool_of(self, session: Session[Link]) -> list[Session[Link]]:
+        return self._consumers if session.known or session.stale else self._others
+
+    def keep_up(self) -> None:
         """Have the keeper look at this handle soon."""
-        keeper.wake(now + keeper.TICK)
+        keeper.wake(time.monotonic() + keeper.TICK, self)
 
-    def run(self, flow: Flow[T], session: Session[Link], until: float | None = None) -> T:
+    def run(
+        self,
+        flow: Flow[T],
+        session: Session[Link],
+        until: float | None = None,
+        *,
+        patience: float | None = None,
+    ) -> T:
+        """Run a flow over a session. `patience` stands in for the setting `reconnect_timeout`."""
+        if patience is None:
+            patience = self.core.settings.reconnect_timeout
         return run(
             flow,
             session.link,
             self._control,
-            reconnect_timeout=self.core.settings.reconnect_timeout,
+            reconnect_timeout=patience,
             # At its deadline an operation still gets one try.
-            deadline=None if until is None else max(until, time.monotonic() + 0.1),
+            deadline=None if until is None else max(until, time.monotonic() + LAST_TRY),
         )
 
     def call(self, flow: Flow[T], until: float | None = None) -> T:
@@ -98,50 +119,25 @@ class Handle:
         except StopIteration as stop:
             result: T = stop.value
             return result
-        return self.call(_resume(request, flow))
+        return self.call(resumed(request, flow))
 
     def ask(self, command: Command) -> object:
         """Send one command."""
         return self.call(_one(command))
 
-    # Items fetched ahead
-
-    def pop_ahead(self) -> Ahead[Link] | None:
-        """The next item that was fetched ahead and not handed out."""
-        now = time.monotonic()
-        while True:
-            try:
-                ahead = self.core.buffer.popleft()
-            except IndexError:
-                return None
-            if now - self._stored > self.core.settings.lease / 2:
-                # This process stood still; the item may be another's by now. Look again.
-                ahead.session.stale, ahead.session.stale_ahead = True, True
-            elif ahead.life == ahead.session.life:
-                self._popped = now
-                return ahead
-
-    def store_ahead(self, session: Session[Link], kind: str, items: Iterable[bytes]) -> None:
-        core = self.core
-        life = session.life
-        core.buffer.extend(Ahead(session, life, kind, core.tag_of(item), item) for item in items)
-        self._popped = self._stored = time.monotonic()
-        self._keep_up(self._popped)
-
     # What the keeper calls
 
     def maintain(self, now: float) -> float:
         """Do what is due, and say when to be called again (`pressure.keeper.Kept`)."""
-        if self.core.buffer and now - self._popped >= keeper.TICK:
+        core = self.core
+        # Nor may a slow consumer sit on a batch, however steadily it draws on it.
+        if core.buffer and now - min(core.popped, core.stored + keeper.TICK) >= keeper.TICK:
             self.give_back_ahead()
-        active = bool(self.core.buffer)
-        for session in self._idle(now):
-            try:
-                self._settle(session)
-            finally:
-                self.release_quietly(session)
+        self._look_after(self._idle(now), self._settle)
         with self._lock:
-            active = active or any(session.pending or session.stale for session in self._free)
+            active = bool(self.core.buffer) or any(
+                session.pending or session.stale for session in self._consumers
+            )
             # Sessions in use may leave something behind when they are released, which wakes us.
         if self.core.consumers():
             if now >= self._renew_at:
@@ -153,67 +149,48 @@ class Handle:
 
     def _idle(self, now: float) -> list[Session[Link]]:
         """Take the sessions out of the pool that have something to send and nobody to do it."""
+        return self._borrow(
+            lambda session: (
+                (bool(session.pending) or session.stale) and now - session.used >= keeper.TICK / 2
+            )
+        )
+
+    def _borrow(self, wanted: Callable[[Session[Link]], bool]) -> list[Session[Link]]:
         with self._lock:
-            due = [
-                session
-                for session in self._free
-                if (session.pending or session.stale) and now - session.used >= keeper.TICK / 2
-            ]
+            due = [session for session in self._consumers if wanted(session)]
             for session in due:
-                self._free.remove(session)
+                self._consumers.remove(session)
         return due
 
-    def release_quietly(self, session: Session[Link]) -> None:
-        with self._lock:
-            # At the far end: sessions in use stay the same few.
-            self._free.insert(0, session)
+    def _look_after(
+        self, sessions: list[Session[Link]], work: Callable[[Session[Link]], None]
+    ) -> None:
+        """Do something with each of the borrowed sessions, and return them all whatever happens."""
+        try:
+            for session in sessions:
+                work(session)
+        finally:
+            with self._lock:
+                for session in sessions:
+                    # At the far end: sessions in use stay the same few.
+                    self._pool_of(session).insert(0, session)
 
     def _settle(self, session: Session[Link]) -> None:
-        until = time.monotonic() + FAREWELL
-        if session.stale:
-            self.run(flows.retire(self.core, session), session, until)
-        self.flush(session)
+        self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
 
     def flush(self, session: Session[Link]) -> None:
         """Send the acknowledgements that wait in a session."""
-        acks = session.collect()
-        if not acks.tags:
-            return
-        try:
-            self.run(
-                _one(self.core.protocol.ack(session.consumer, acks)),
-                session,
-                time.monotonic() + FAREWELL,
-            )
-        except BaseException:
-            session.restore(acks)
-            raise
+        if session.pending:
+            flow = upkeep.acknowledge(self.core, session)
+            self.run(flow, session, time.monotonic() + FAREWELL)
 
     def flush_idle(self) -> None:
         """Send what waits in all sessions that nobody is using."""
-        with self._lock:
-            due = [session for session in self._free if session.pending and not session.stale]
-            for session in due:
-                self._free.remove(session)
-        for session in due:
-            try:
-                self.flush(session)
-            finally:
-                self.release_quietly(session)
+        due = self._borrow(lambda session: bool(session.pending) and not session.stale)
+        self._look_after(due, self.flush)
 
     def give_back_ahead(self) -> None:
-        groups: dict[tuple[int, str], list[Ahead[Link]]] = {}
-        while (ahead := self.pop_ahead()) is not None:
-            groups.setdefault((id(ahead.session), ahead.kind), []).append(ahead)
-        # The newest first, so that the oldest end up at the very head.
-        for (_, kind), items in reversed(groups.items()):
-            command = self.core.protocol.give_back(
-                items[0].session.consumer,
-                [ahead.tag for ahead in items],
-                charge=False,
-                ahead=kind == "a",
-            )
-            self._farewell_call(_one(command))
+        self._farewell_call(upkeep.give_back_ahead(self.core))
 
     def _farewell_call(self, flow: Flow[T]) -> T:
         return self.call(flow, time.monotonic() + FAREWELL)
@@ -222,9 +199,9 @@ class Handle:
         """The queue was deleted: nothing of it is left at the server."""
         self.core.generation = b""
         self.core.buffer.clear()
-        with self._lock:
-            for session in self._free:
-                session.reset()
+        for session in self._borrow(lambda session: True):
+            session.reset()
+            self.release(session)
 
     # The end
 
@@ -232,31 +209,32 @@ class Handle:
         """End what is blocked in other threads."""
         self.core.unblocked += 1
         with self._lock:
-            busy = [session for session in self.core.sessions if session not in self._free]
-        for session in busy:
-            if session.link.client_id:
-                self._control.execute(Command(("CLIENT", "UNBLOCK", session.link.client_id, "TIMEOUT")))
+            idle = [*self._consumers, *self._others]
+        blocked = [session.link.client_id for session in self.core.sessions if session not in idle]
+        self.call(_unblock([client_id for client_id in blocked if client_id]))
 
     def disconnect(self) -> None:
         """Acknowledge, give back and sign off, then close all idle connections."""
+        away = False
         if self.core.buffer:
             try:
                 self.give_back_ahead()
             except PressureError:
-                self.core.buffer.clear()
+                away = True
         with self._lock:
-            sessions, self._free = self._free, []
+            sessions = [*self._consumers, *self._others]
+            self._consumers.clear()
+            self._others.clear()
         for session in sessions:
             self.core.sessions.remove(session)
-            if (session.known or session.sequence) and session.link.ever_connected:
-                command = self.core.protocol.leave(
-                    session.consumer, session.producer, session.collect()
-                )
+            known = session.known or session.stale or session.sequence
+            if known and session.link.ever_connected and not away:
+                flow = upkeep.sign_off(self.core, session)
                 try:
-                    self.run(_one(command), session, time.monotonic() + FAREWELL)
+                    self.run(flow, session, time.monotonic() + FAREWELL)
                 except PressureError:
-                    # The server is away: its lease runs out, and the items come back.
-                    pass
+                    # The leases run out, and the items come back. The others would fare no better.
+                    away = True
             session.link.close()
         self._control.close()
 
@@ -277,19 +255,9 @@ class _Control:
             self._link.close()
 
 
-def _resume(request: Request, flow: Flow[T]) -> Flow[T]:
-    """A started flow, from its first request on."""
-    while True:
-        try:
-            reply = yield request
-        except Disconnected as exc:
-            request = flow.throw(exc)
-            continue
-        try:
-            request = flow.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+def _unblock(clients: list[bytes]) -> Flow[None]:
+    for client_id in clients:
+        yield Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT"))
 
 
 def _one(command: Command) -> Flow[object]:

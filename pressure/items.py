@@ -7,16 +7,28 @@ dead-letter list with the reason, and the queue goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pressure import blobs, envelope, flows
 from pressure.codec import BadSignature
-from pressure.core import Core, reason
-from pressure.errors import PayloadError, QueueError, SignatureError
+from pressure.core import Ahead, Core, reason
+from pressure.errors import PayloadError, QueueError, ServerOutOfMemoryError, SignatureError
 from pressure.link import Flow
+from pressure.protocol import Status
 from pressure.session import Session
 
-__all__ = ["SKIPPED", "open_item", "open_leased", "put_bodies", "read_item"]
+__all__ = [
+    "SKIPPED",
+    "Fetched",
+    "Gathered",
+    "fetch",
+    "gather",
+    "open_ahead",
+    "open_item",
+    "open_leased",
+    "put_bodies",
+    "read_item",
+]
 
 SKIPPED = object()
 """What `open_item` returns for an item that was buried for its deliveries: take the next one."""
@@ -41,7 +53,7 @@ def put_bodies(
         except flows.OtherGeneration:
             yield from _discard_refused(core, values, references, 0)
             yield from flows.describe(core)
-        except QueueError as exc:
+        except (QueueError, ServerOutOfMemoryError) as exc:
             yield from _discard_refused(core, values, references, exc.accepted)
             raise
 
@@ -57,11 +69,16 @@ def _pack(core: Core[Any], bodies: Sequence[bytes]) -> Flow[tuple[list[bytes], d
         message_id = core.message_id()
         if len(body) <= blobs.INLINE_BYTES:
             values.append(codec.pack(message_id, body))
-        else:
-            reference = yield from blobs.upload(core, message_id, body)
-            references[at] = reference
-            # The signature covers the content, not only where it lies.
-            values.append(codec.pack(message_id, reference, flags=envelope.BLOB, content=body))
+            continue
+        reference = references[at] = blobs.reference_to(body)
+        # The signature covers the content, not only where it lies.
+        values.append(codec.pack(message_id, reference, flags=envelope.BLOB, content=body))
+        try:
+            yield from blobs.upload(core, message_id, body)
+        except ServerOutOfMemoryError:
+            # What was stored of them would keep the memory full.
+            yield from _discard_refused(core, values, references, 0)
+            raise
     return values, references
 
 
@@ -73,18 +90,130 @@ def _discard_refused(
             yield from blobs.discard(core, envelope.message_id(values[at]), reference)
 
 
-def open_item(core: Core[Any], consumer: bytes, tag: bytes, item: bytes) -> Flow[Any]:
-    """The object of an item that `consumer` holds.
+class Fetched(NamedTuple):
+    """An item that was taken: its tag, the object (or `SKIPPED`), and how often it was delivered in
+    vain before. `ahead` says that it was there at once, and others may have been fetched ahead along
+    with it; `kind`, how it is to be acknowledged."""
+
+    tag: bytes
+    obj: Any
+    deliveries: int
+    ahead: bool
+    kind: str
+
+
+def fetch(
+    core: Core[Any], session: Session[Any], count: int, until: float | None, *, ahead: bool
+) -> Flow[Fetched | None]:
+    """Take up to `count` items by `until`, open the first and keep the others for later calls.
+
+    It is neither acknowledged nor noted as leased yet: that is up to the caller, who knows whether
+    it was handed out. Raises as `flows.take` and `open_item` do.
+    """
+    if not core.generation:
+        yield from flows.describe(core)
+    taken, behind, waited = yield from flows.take(core, session, count, until, ahead=ahead)
+    if not taken:
+        return None
+    direct = len(taken) - behind
+    try:
+        if len(taken) > 1:
+            core.store_ahead(session, "g", taken[1:direct])
+            core.store_ahead(session, "a", taken[max(direct, 1) :])
+        tag = core.tag_of(taken[0])
+        obj, deliveries = yield from open_leased(core, session, tag, taken[0])
+    except PayloadError:
+        raise
+    except BaseException:
+        # The session's next use finds it.
+        session.stale = True
+        raise
+    return Fetched(tag, obj, deliveries, ahead and not waited, "g" if direct else "a")
+
+
+def open_ahead(core: Core[Any], ahead: Ahead[Any]) -> Flow[Any]:
+    """The object of an item that was fetched ahead, as `open_item`."""
+    try:
+        return (yield from open_item(core, ahead.session, ahead.tag, ahead.item))
+    except PayloadError:
+        raise
+    except BaseException:
+        ahead.session.stale = True
+        raise
+
+
+class Gathered(NamedTuple):
+    """Items and their objects, oldest first. `ahead` as in `Fetched`."""
+
+    items: list[tuple[Ahead[Any], Any]]
+    ahead: bool = False
+
+
+def gather(
+    core: Core[Any],
+    session: Session[Any],
+    most: int,
+    until: float | None,
+    *,
+    count: int,
+    ahead: bool = False,
+) -> Flow[Gathered]:
+    """Up to `most` items that can be had by `until`: those fetched ahead first, else `count` are
+    taken. Empty if there were none. None is acknowledged yet, and an end by force loses none.
+
+    Raises as `fetch` does while there is nothing.
+    """
+    found: list[tuple[Ahead[Any], Any]] = []
+    fetched_ahead = False
+    try:
+        while len(found) < most:
+            next_one = core.pop_ahead()
+            if next_one is not None:
+                try:
+                    obj = yield from open_ahead(core, next_one)
+                except PayloadError:
+                    core.moved(next_one)
+                    if not found:
+                        raise
+                    # It is in the dead letters; those that were found must reach the caller.
+                    continue
+                if obj is SKIPPED:
+                    core.moved(next_one)
+                else:
+                    found.append((next_one, obj))
+            elif found:
+                break
+            else:
+                fetched = yield from fetch(core, session, count, until, ahead=ahead)
+                if fetched is None:
+                    break
+                fetched_ahead = fetched.ahead
+                if fetched.obj is not SKIPPED:
+                    one = Ahead(session, session.life, fetched.kind, fetched.tag, b"")
+                    session.opening.append((fetched.kind, fetched.tag))
+                    found.append((one, fetched.obj))
+    except PayloadError:
+        raise
+    except BaseException:
+        for one, _ in found:
+            one.session.stale = True
+            core.moved(one)
+        raise
+    return Gathered(found, fetched_ahead)
+
+
+def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -> Flow[Any]:
+    """The object of an item that the session holds.
 
     Raises `PayloadError` for one that cannot be read, which is then in the dead-letter list; returns
     `SKIPPED` for one that was delivered too often, which is there, too.
     """
-    obj, _ = yield from open_leased(core, consumer, tag, item)
+    obj, _ = yield from open_leased(core, session, tag, item)
     return obj
 
 
 def open_leased(
-    core: Core[Any], consumer: bytes, tag: bytes, item: bytes
+    core: Core[Any], session: Session[Any], tag: bytes, item: bytes
 ) -> Flow[tuple[Any, int]]:
     """As `open_item`, and how often the item was delivered in vain before."""
     deliveries = 0
@@ -97,14 +226,23 @@ def open_leased(
     if 0 < most <= deliveries:
         text = f"{deliveries} failed deliveries"
         more = reason("max_deliveries", text, deliveries=deliveries)
-        yield core.protocol.bury(consumer, more, [tag])
+        yield from _bury(core, session, more, tag)
         return SKIPPED, deliveries
     try:
         return (yield from read_item(core, item)), deliveries
     except PayloadError as exc:
         kind = "signature" if isinstance(exc, SignatureError) else "unreadable"
-        yield core.protocol.bury(consumer, reason(kind, exc.detail), [tag])
+        yield from _bury(core, session, reason(kind, exc.detail), tag)
         raise
+
+
+def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes) -> Flow[None]:
+    while True:
+        consumer = session.consumer
+        reply = yield core.protocol.bury(consumer, why, [tag])
+        if reply[0] != Status.LOST or session.consumer == consumer:
+            return
+        # The session's connection broke meanwhile, and its items have a new owner's name.
 
 
 def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
@@ -121,9 +259,16 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
                 raise ValueError("its body exceeds max_item_bytes")
             content = yield from blobs.download(core, parsed.message_id, parsed.body)
         codec.check(parsed, content)
-        return serializer.loads(content or bytes(parsed.body))
     except BadSignature as exc:
         raise SignatureError(core.name, f"an item is refused: {exc}") from exc
-    except Exception as exc:
-        text = f"an item cannot be read ({type(exc).__name__}: {exc}); see the dead letters"
-        raise PayloadError(core.name, text) from exc
+    except ValueError as exc:
+        raise _unreadable(core, exc) from exc
+    try:
+        return serializer.loads(content or bytes(parsed.body))
+    except (Exception, SystemExit) as exc:
+        raise _unreadable(core, exc) from exc
+
+
+def _unreadable(core: Core[Any], exc: BaseException) -> PayloadError:
+    text = f"an item cannot be read ({type(exc).__name__}: {exc}); see the dead letters"
+    return PayloadError(core.name, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing.util
 import os
 import threading
 import time
@@ -22,8 +23,8 @@ log = logging.getLogger("pressure")
 
 TICK = 0.05
 """The longest time (seconds) for which an acknowledgement rides on nothing."""
-ACTIVE = 1.0
-"""After this long without a call, the keeper only wakes for leases."""
+ACTIVE = 0.2
+"""Who need not be looked at for so long owes the server nothing but the renewal of leases."""
 
 
 class Kept(Protocol):
@@ -44,6 +45,8 @@ class _Keeper:
 
     def reset(self) -> None:
         self.condition = threading.Condition()
+        # Those that owe the server something: their owner may have dropped them.
+        self.owing: set[Kept] = set()
         self.thread: threading.Thread | None = None
         self.due = 0.0
 
@@ -51,8 +54,11 @@ class _Keeper:
         with self.condition:
             self.handles.add(handle)
 
-    def wake(self, at: float) -> None:
-        """See to it that the thread looks at the handles by `at`."""
+    def wake(self, at: float, owing: Kept | None = None) -> None:
+        """See to it that the thread looks at the handles by `at`, and that `owing` lives till then."""
+        if owing is not None and owing not in self.owing:
+            with self.condition:
+                self.owing.add(owing)
         if self.thread is not None and self.due <= at:
             return
         with self.condition:
@@ -60,6 +66,8 @@ class _Keeper:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
                 self.thread.start()
+                # Processes of `multiprocessing` end without the functions of `atexit`.
+                multiprocessing.util.Finalize(None, _at_exit, exitpriority=5)
             else:
                 self.condition.notify()
 
@@ -73,12 +81,20 @@ class _Keeper:
                     continue
                 self.due = float("inf")
                 handles = list(self.handles)
-            due = float("inf")
-            for handle in handles:
-                due = min(due, _maintain(handle))
-            del handles
+            due = self._maintain_all(handles)
+            handles.clear()
             with self.condition:
                 self.due = min(self.due, due)
+
+    def _maintain_all(self, handles: list[Kept]) -> float:
+        due = float("inf")
+        for handle in handles:
+            again_at = _maintain(handle)
+            due = min(due, again_at)
+            if again_at > time.monotonic() + ACTIVE:
+                with self.condition:
+                    self.owing.discard(handle)
+        return due
 
 
 def _maintain(handle: Kept) -> float:

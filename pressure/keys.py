@@ -41,6 +41,7 @@ _OWN = {
     "uploads": "uploads",
     "dead_letters": "dead_letters",
     "orphans": "orphans",
+    "store": "store",
 }
 _SUFFIXES = tuple(f":{suffix}" for suffix in (*_PUBLISHED.values(), *_OWN.values()))
 
@@ -111,6 +112,7 @@ class Keys:
     uploads: bytes
     dead_letters: bytes
     orphans: bytes
+    store: bytes
 
     def __init__(self, prefix: str, name: str, *, hash_tag: str = "") -> None:
         self.prefix = prefix

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from pressure import upkeep
 from pressure.core import Core
-from pressure.errors import LeaseLostError
+from pressure.errors import LeaseLostError, PressureError
 from pressure.link import Link
-from pressure.protocol import Acks, Command, Status
 from pressure.session import Session
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class Lease(Generic[T]):
         Raises `LeaseLostError` if the lease had run out, since then the item is in the queue again;
         and if `ack` or `give_back` was called before.
         """
-        tag = self._end()
-        core = self._core
-        self._finish(core.protocol.ack(self._session.consumer, Acks("f", [tag])))
+        self._finish(back=False)
 
     def give_back(self, *, charge: bool = True) -> None:
         """Put the item back at the head of the queue.
@@ -59,9 +58,7 @@ class Lease(Generic[T]):
         With `charge` it counts as a failed delivery, of which an item has `max_deliveries`. Raises
         `LeaseLostError` as `ack` does.
         """
-        tag = self._end()
-        core = self._core
-        self._finish(core.protocol.give_back(self._session.consumer, [tag], charge=charge))
+        self._finish(back=True, charge=charge)
 
     @property
     def _core(self) -> Core[Link]:
@@ -70,26 +67,17 @@ class Lease(Generic[T]):
     def _end(self) -> bytes:
         tag, self._tag = self._tag, None
         if tag is None:
-            raise LeaseLostError(self._core.name, "this lease was acknowledged or given back before")
+            raise LeaseLostError(
+                self._core.name, "this lease was acknowledged or given back before"
+            )
         if self._life != self._session.life:
             raise LeaseLostError(self._core.name)
-        self._session.leased[tag] -= 1
         return tag
 
-    def _finish(self, command: Command) -> None:
-        consumer = self._session.consumer
-        reply: Any = self._handle.ask(command)
-        if reply[0] == Status.LOST and self._session.consumer != consumer:
-            # Another thread lost its connection meanwhile, and the items have a new owner's name.
-            words = tuple(
-                self._session.consumer if word == consumer else word for word in command.words
-            )
-            key, new_key = (
-                self._core.protocol.keys.taken(name) for name in (consumer, self._session.consumer)
-            )
-            words = tuple(new_key if word == key else word for word in words)
-            reply = self._handle.ask(command._replace(words=words))
-        if reply[0] == Status.LOST or not reply[1]:
+    def _finish(self, *, back: bool, charge: bool = False) -> None:
+        tag = self._end()
+        flow = upkeep.end_lease(self._core, self._session, tag, back=back, charge=charge)
+        if not self._handle.call(flow):
             raise LeaseLostError(self._core.name)
 
     def __enter__(self) -> T:
@@ -106,11 +94,9 @@ class Lease(Generic[T]):
         if exc_type is None:
             self.ack()
         else:
-            try:
+            # It comes back all the same, and the block's own exception matters more.
+            with contextlib.suppress(PressureError):
                 self.give_back()
-            except LeaseLostError:
-                # It is in the queue already, and the block's own exception matters more.
-                pass
 
     def __repr__(self) -> str:
         return f"<Lease of {self._core.name!r}: {self.item!r}>"

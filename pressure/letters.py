@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pressure.core import Core
 from pressure.envelope import HEADER_BYTES, Envelope
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
+from pressure.link import Flow
 from pressure.protocol import Command, Status
 
 if TYPE_CHECKING:
     from pressure.handle import Handle
 
-__all__ = ["DeadLetter", "DeadLetters"]
+__all__ = ["PAGE", "DeadLetter", "DeadLetters", "change_letters", "parse_letter"]
 
-_PAGE = 100
+PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,12 @@ class DeadLetters:
         """The newest first."""
         first = 0
         while True:
-            page: Any = self._ask(self._protocol.dead_letters(first, first + _PAGE - 1))
+            page: Any = self._ask(self._protocol.dead_letters(first, first + PAGE - 1))
             for letter in page:
-                yield self._parse(letter)
-            if len(page) < _PAGE:
+                yield parse_letter(self._handle.core, letter)
+            if len(page) < PAGE:
                 return
-            first += _PAGE
+            first += PAGE
 
     def __len__(self) -> int:
         count: Any = self._ask(Command(("LLEN", self._protocol.keys.dead_letters)))
@@ -92,44 +94,50 @@ class DeadLetters:
     def _ask(self, command: Command) -> object:
         return self._handle.ask(command)
 
-    def _apply(self, operation: Any, ids: Iterable[str] | None) -> int:
-        tags: list[bytes] = []
-        if ids is not None:
-            raw = self._handle.core.raw
-            tags = [id.encode() if raw else bytes.fromhex(id) for id in ids]
-            if not tags:
-                return 0
-        reply: Any = self._ask(operation(tags))
-        name = self._handle.core.name
-        if reply[0] == Status.ABSENT:
-            raise QueueDoesNotExistError(name)
-        if reply[0] == Status.CLOSED:
-            raise QueueClosedError(name)
-        return int(reply[1])
+    def _apply(self, operation: Callable[[list[bytes]], Command], ids: Iterable[str] | None) -> int:
+        return self._handle.call(change_letters(self._handle.core, operation, ids))
 
-    def _parse(self, letter: bytes) -> DeadLetter:
-        buried_ms, length = struct.unpack_from(">QI", letter)
-        details = json.loads(letter[12 : 12 + length])
-        item = letter[12 + length :]
-        core = self._handle.core
-        put_at: float | None = None
-        deliveries = int(details.pop("deliveries", 0))
-        if not core.raw and len(item) >= HEADER_BYTES:
-            try:
-                parsed = Envelope.parse(item)
-            except ValueError:
-                pass
-            else:
-                put_at, deliveries = parsed.put_ms / 1000, parsed.deliveries
-        tag = core.tag_of(item)
-        return DeadLetter(
-            id=tag.decode() if core.raw else tag.hex(),
-            reason=str(details.pop("reason", "")),
-            error=str(details.pop("error", "")),
-            buried_at=buried_ms / 1000,
-            put_at=put_at,
-            deliveries=deliveries,
-            size=len(item),
-            details=details,
-            payload=item,
-        )
+
+def change_letters(
+    core: Core[Any], operation: Callable[[list[bytes]], Command], ids: Iterable[str] | None
+) -> Flow[int]:
+    """Apply an operation to these (None: all) dead letters; returns how many there were."""
+    tags: list[bytes] = []
+    if ids is not None:
+        tags = [id.encode() if core.raw else bytes.fromhex(id) for id in ids]
+        if not tags:
+            return 0
+    reply = yield operation(tags)
+    if reply[0] == Status.ABSENT:
+        raise QueueDoesNotExistError(core.name)
+    if reply[0] == Status.CLOSED:
+        raise QueueClosedError(core.name)
+    return int(reply[1])
+
+
+def parse_letter(core: Core[Any], letter: bytes) -> DeadLetter:
+    """A dead letter from its bytes. Nothing is unpickled."""
+    buried_ms, length = struct.unpack_from(">QI", letter)
+    details = json.loads(letter[12 : 12 + length])
+    item = letter[12 + length :]
+    put_at: float | None = None
+    deliveries = int(details.pop("deliveries", 0))
+    if not core.raw and len(item) >= HEADER_BYTES:
+        try:
+            parsed = Envelope.parse(item)
+        except ValueError:
+            pass
+        else:
+            put_at, deliveries = parsed.put_ms / 1000, parsed.deliveries
+    tag = core.tag_of(item)
+    return DeadLetter(
+        id=tag.decode() if core.raw else tag.hex(),
+        reason=str(details.pop("reason", "")),
+        error=str(details.pop("error", "")),
+        buried_at=buried_ms / 1000,
+        put_at=put_at,
+        deliveries=deliveries,
+        size=len(item),
+        details=details,
+        payload=item,
+    )

@@ -7,18 +7,35 @@ repeated. What may not is left to the flow, by throwing `Disconnected` into it.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import deque
 from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import redis.exceptions as redis_errors
 
 from pressure.address import Address
-from pressure.errors import OutcomeUnknownError, ServerUnavailableError
+from pressure.errors import OutcomeUnknownError, ServerRefusedError, ServerUnavailableError
 from pressure.protocol import Command
 from pressure.retry import Backoff, Broken, Disconnected, Oom, classify
 
-__all__ = ["Block", "Executor", "Flow", "Link", "Request", "Sleep", "give_up", "run"]
+__all__ = [
+    "Attempts",
+    "Block",
+    "Executor",
+    "Flow",
+    "Link",
+    "Post",
+    "Request",
+    "Sleep",
+    "give_up",
+    "resumed",
+    "run",
+    "run_id",
+]
+
+log = logging.getLogger("pressure")
 
 T = TypeVar("T")
 BLOCK_MARGIN = 3.0
@@ -36,11 +53,18 @@ class Block(NamedTuple):
     until: float | None
 
 
+class Post(NamedTuple):
+    """Send `command` without waiting for its reply, which nobody needs. The reply to the request
+    itself is None."""
+
+    command: Command
+
+
 class Sleep(NamedTuple):
     seconds: float
 
 
-Request = Command | Block | Sleep
+Request = Command | Block | Post | Sleep
 Flow = Generator[Request, Any, T]
 
 
@@ -58,6 +82,7 @@ class Link:
         self.waiter = ""
         self.ever_connected = False
         self._connection: Any = None
+        self._owed: deque[Command] = deque()
 
     @property
     def client_id(self) -> bytes:
@@ -92,6 +117,7 @@ class Link:
 
     def close(self) -> None:
         connection, self._connection, self.waiter = self._connection, None, ""
+        self._owed.clear()
         if connection is not None:
             connection.disconnect()
 
@@ -101,14 +127,10 @@ class Link:
         try:
             connection = self._connection or self.connect()
             sent = True
+            if self._owed:
+                self._collect(connection)
             connection.send_command(*command.words)
-            try:
-                return connection.read_response()
-            except redis_errors.NoScriptError:
-                script = command.script
-                assert script is not None
-                connection.send_command("EVAL", script.text, *command.words[2:])
-                return connection.read_response()
+            return _reply(connection, command)
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, sent) from exc
         except BaseException:
@@ -116,10 +138,26 @@ class Link:
             self.close()
             raise
 
+    def post(self, command: Command) -> None:
+        """Send a command whose reply is read, and dropped, with the next one's. Raises `Broken`."""
+        self.send(command)
+        self._owed.append(command)
+
+    def _collect(self, connection: Any) -> None:
+        """Read the replies to what was posted."""
+        while self._owed:
+            command = self._owed.popleft()
+            try:
+                _reply(connection, command)
+            except redis_errors.ResponseError as exc:
+                log.debug("a posted %s failed: %s", command.words[0], exc)
+
     def send(self, command: Command) -> None:
         """Send a command whose reply will be read by `receive`. Raises `Broken`."""
         try:
             connection = self._connection or self.connect()
+            if self._owed:
+                self._collect(connection)
             connection.send_command(*command.words)
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
@@ -160,12 +198,17 @@ class Link:
             time.sleep(OOM_POLL)
             return None
         try:
-            control.execute(Command(("CLIENT", "UNBLOCK", self.client_id, "TIMEOUT")))
+            try:
+                control.execute(Command(("CLIENT", "UNBLOCK", self.client_id, "TIMEOUT")))
+            except ServerRefusedError:
+                # It is not permitted; the server's own time-out ends the block soon.
+                return self.receive(patience)
             return self.receive(time.monotonic() + BLOCK_MARGIN)
         except TimeoutError:
             self.close()
             raise Broken(ConnectionError("no reply to a blocking command"), sent=True) from None
-        except Broken:
+        except BaseException:
+            # A reply is still to come that would be taken for another's.
             self.close()
             raise
 
@@ -178,11 +221,28 @@ class Link:
         return failure
 
 
+def _reply(connection: Any, command: Command) -> Any:
+    """The reply to a command; a script that the server has not seen is sent whole."""
+    try:
+        return connection.read_response()
+    except redis_errors.NoScriptError:
+        script = command.script
+        if script is None:
+            raise
+        connection.send_command("EVAL", script.text, *command.words[2:])
+        return connection.read_response()
+
+
 def _run_id(connection: Any) -> str:
     try:
         info = connection.read_response()
     except redis_errors.NoPermissionError:
         return ""
+    return run_id(info)
+
+
+def run_id(info: bytes) -> str:
+    """What the server calls this run of itself, according to its INFO."""
     for line in bytes(info).splitlines():
         if line.startswith(b"run_id:"):
             return line[7:].decode()
@@ -198,9 +258,67 @@ def give_up(address: Address, request: Request, broken: Broken) -> ServerUnavail
                 f"the server at {address} went away in the middle of a put: it may have been "
                 f"accepted or not ({broken})"
             )
-    return ServerUnavailableError(
-        f"no usable server at {address} ({broken}): {address.advice()}"
-    )
+    return ServerUnavailableError(f"no usable server at {address} ({broken}): {address.advice()}")
+
+
+class Attempts:
+    """How often the requests of one flow are tried, whichever way they are sent.
+
+    A connection that breaks is made anew for up to `reconnect_timeout` seconds (and not beyond
+    `deadline`, monotonic); a first connection must succeed at once.
+    """
+
+    def __init__(self, address: Address, reconnect_timeout: float, deadline: float | None) -> None:
+        self.deadline = deadline
+        self._address = address
+        self._reconnect_timeout = reconnect_timeout
+        self._backoff: Backoff | None = None
+        self._sent = False
+
+    def succeeded(self) -> None:
+        self._backoff = None
+        self._sent = False
+
+    def failed(self, request: Request, broken: Broken, *, ever_connected: bool) -> float:
+        """How long to wait before the next attempt (seconds).
+
+        Raises `ServerUnavailableError` if there is none, `OutcomeUnknownError` if that was in the
+        middle of a put.
+        """
+        self._sent = broken.sent = self._sent or broken.sent
+        self._backoff = self._backoff or Backoff(self._reconnect_timeout)
+        delay = self._backoff.delay(self.deadline) if ever_connected else None
+        if delay is None:
+            raise give_up(self._address, request, broken) from broken.cause
+        return delay
+
+    def may_repeat(self, request: Request) -> bool:
+        """Whether the request that failed is simply sent again; otherwise the flow decides."""
+        repeated = (isinstance(request, Command) and request.repeatable) or not self._sent
+        if not repeated:
+            self._sent = False
+        return repeated
+
+    def may_skip(self, request: Request) -> bool:
+        """Whether a request whose reply was lost counts as one that ended without a result."""
+        return isinstance(request, Block) and request.command.repeatable
+
+
+def resumed(request: Request, flow: Flow[T]) -> Flow[T]:
+    """A started flow, from its first request on."""
+    try:
+        while True:
+            try:
+                reply = yield request
+            except Disconnected as exc:
+                request = flow.throw(exc)
+            else:
+                request = flow.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
 
 
 def run(
@@ -211,47 +329,45 @@ def run(
     reconnect_timeout: float,
     deadline: float | None = None,
 ) -> T:
-    """Run a flow to its end.
+    """Run a flow to its end; `Attempts` says what happens when the connection breaks."""
+    try:
+        return _run(flow, link, control, Attempts(link.address, reconnect_timeout, deadline))
+    except BaseException:
+        # It puts its session in order now, and not whenever the traceback is dropped.
+        flow.close()
+        raise
 
-    A connection that breaks is made anew for up to `reconnect_timeout` seconds (and not beyond
-    `deadline`, monotonic); a first connection must succeed at once. Raises
-    `ServerUnavailableError` after that, `OutcomeUnknownError` if it was in the middle of a put.
-    """
+
+def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
     result: T
-    backoff: Backoff | None = None
-    sent = False
     try:
         request = next(flow)
+        while True:
+            try:
+                try:
+                    if type(request) is Command:
+                        reply = link.execute(request)
+                    elif type(request) is Block:
+                        reply = link.block(request, control)
+                    elif type(request) is Post:
+                        link.post(request.command)
+                        reply = None
+                    elif type(request) is Sleep:
+                        time.sleep(request.seconds)
+                        reply = None
+                    attempts.succeeded()
+                except Broken as broken:
+                    time.sleep(attempts.failed(request, broken, ever_connected=link.ever_connected))
+                    if attempts.may_repeat(request):
+                        continue
+                    if not attempts.may_skip(request):
+                        raise Disconnected from None
+                    reply = None
+            except BaseException as exc:
+                # It puts its session in order now, and not whenever the traceback is dropped.
+                request = flow.throw(exc)
+            else:
+                request = flow.send(reply)
     except StopIteration as stop:
         result = stop.value
         return result
-    while True:
-        try:
-            if type(request) is Command:
-                reply = link.execute(request)
-            elif type(request) is Block:
-                reply = link.block(request, control)
-            elif type(request) is Sleep:
-                time.sleep(request.seconds)
-                reply = None
-            backoff = None
-            sent = False
-        except Broken as broken:
-            sent = broken.sent = sent or broken.sent
-            if not link.ever_connected:
-                raise give_up(link.address, request, broken) from broken.cause
-            backoff = backoff or Backoff(reconnect_timeout)
-            delay = backoff.delay(deadline)
-            if delay is None:
-                raise give_up(link.address, request, broken) from broken.cause
-            time.sleep(delay)
-            if isinstance(request, Command) and request.repeatable or not broken.sent:
-                continue
-            request = flow.throw(Disconnected())
-            sent = False
-            continue
-        try:
-            request = flow.send(reply)
-        except StopIteration as stop:
-            result = stop.value
-            return result

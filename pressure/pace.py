@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["Pace"]
+__all__ = ["QUICK", "Batch", "Pace"]
 
 MOST = 256
 QUICK = 0.01
@@ -39,23 +39,48 @@ class Pace:
     ) -> Iterator[tuple[list[bytes], Exception | None]]:
         """Serialized batches of an iterable, growing while it is quick, and the error (if any) that
         ended it."""
-        batch: list[bytes] = []
-        size, most, started = 0, 1, time.monotonic()
+        batch = Batch()
         iterator = iter(iterable)
         while True:
             try:
                 body = serialize(next(iterator))
             except StopIteration:
-                if batch:
-                    yield batch, None
+                if batch.bodies:
+                    yield batch.bodies, None
                 return
             except Exception as exc:
-                yield batch, exc
+                yield batch.bodies, exc
                 return
-            batch.append(body)
-            size += len(body)
-            late = time.monotonic() - started > QUICK
-            if len(batch) >= most or size >= BATCH_BYTES or late:
-                yield batch, None
-                most = 1 if late else min(most * 2, BATCH_ITEMS)
-                batch, size, started = [], 0, time.monotonic()
+            if batch.add(body):
+                yield batch.take(), None
+
+
+class Batch:
+    """Bodies that are put at a time, growing in number while they come quickly."""
+
+    def __init__(self) -> None:
+        self._most = 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.bodies: list[bytes] = []
+        self._size = 0
+        self._started = time.monotonic()
+
+    def add(self, body: bytes) -> bool:
+        """Whether it should be put now."""
+        self.bodies.append(body)
+        self._size += len(body)
+        if time.monotonic() - self._started > QUICK:
+            self._most = 1
+            return True
+        if len(self.bodies) >= self._most or self._size >= BATCH_BYTES:
+            self._most = min(self._most * 2, BATCH_ITEMS)
+            return True
+        return False
+
+    def take(self) -> list[bytes]:
+        """The bodies so far; another batch begins."""
+        bodies = self.bodies
+        self._begin()
+        return bodies

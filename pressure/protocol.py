@@ -78,7 +78,12 @@ class Protocol:
         }
 
     def _script(
-        self, name: str, args: Iterable[Word], *extra: bytes, repeatable: bool = True, **named: bytes
+        self,
+        name: str,
+        args: Iterable[Word],
+        *extra: bytes,
+        repeatable: bool = True,
+        **named: bytes,
     ) -> Command:
         script = SCRIPTS[name]
         keys = self._templates[name]
@@ -97,14 +102,25 @@ class Protocol:
     def describe(self, generation: bytes) -> Command:
         return self._script("describe", (generation,))
 
-    def create(self, bound: int, generation: bytes, consumers: Sequence[bytes] = ()) -> Command:
-        return self._everything("create", consumers, bound, generation)
+    def create(
+        self,
+        bound: int,
+        generation: bytes,
+        consumers: Sequence[bytes] = (),
+        *,
+        ttl_ms: int = 0,
+    ) -> Command:
+        fixed = len(self.keys.fixed())
+        return self._everything("create", consumers, bound, generation, fixed, ttl_ms)
+
+    def keep(self, ttl_ms: int, consumers: Sequence[bytes] = ()) -> Command:
+        return self._everything("keep", consumers, ttl_ms)
 
     def close(self, generation: bytes, client: str) -> Command:
-        return self._script("close", (generation, client))
+        return self._script("close", (generation, client), repeatable=False)
 
-    def delete(self) -> Command:
-        return self._script("delete", ())
+    def delete(self, generation: bytes, *, again: bool = False) -> Command:
+        return self._script("delete", (generation, "1" if again else ""), repeatable=False)
 
     def purge(self, consumers: Sequence[bytes] = ()) -> Command:
         return self._everything("purge", consumers)
@@ -128,7 +144,7 @@ class Protocol:
         taken = [self.keys.taken(consumer) for consumer in consumers]
         script = SCRIPTS[name]
         words = ("EVALSHA", script.sha, len(fixed) + len(taken), *fixed, *taken, *args)
-        return Command((*words, len(fixed)) if name == "create" else words, script)
+        return Command(words, script)
 
     # Producing
 
@@ -142,10 +158,10 @@ class Protocol:
         *,
         mode: str = "",
         ttl_ms: int = 0,
+        hold: int = -1,
     ) -> Command:
-        return self._script(
-            "put", (generation, producer, sequence, client, mode, self._raw, ttl_ms, *values)
-        )
+        fixed = (generation, producer, sequence, client, mode, self._raw, ttl_ms, hold)
+        return self._script("put", (*fixed, *values))
 
     # Consuming
 
@@ -161,6 +177,7 @@ class Protocol:
         ahead: bool = False,
         ttl_ms: int = 0,
         waiter: str = "",
+        number: int = 0,
         acks: Acks = NOTHING,
     ) -> Command:
         return self._script(
@@ -176,6 +193,7 @@ class Protocol:
                 self._raw,
                 ttl_ms,
                 waiter,
+                number,
                 acks.kinds,
                 *acks.tags,
             ),
@@ -217,12 +235,14 @@ class Protocol:
 
     def settle(self, generation: bytes, consumer: bytes, client: str, size: int) -> Command:
         taken = self.keys.taken(consumer)
-        return self._script("settle", (generation, consumer, client, size), taken=taken)
+        words = (generation, consumer, client, size)
+        # A repeat would count the item twice; after a lost reply, adoption finds it.
+        return self._script("settle", words, repeatable=not size, taken=taken)
 
-    def ack(self, consumer: bytes, acks: Acks) -> Command:
+    def ack(self, consumer: bytes, acks: Acks, number: int = 0) -> Command:
         return self._script(
             "ack",
-            (consumer, self._raw, acks.kinds, *acks.tags),
+            (consumer, number, self._raw, acks.kinds, *acks.tags),
             taken=self.keys.taken(consumer),
         )
 
@@ -240,10 +260,12 @@ class Protocol:
             "bury", (consumer, self._raw, reason, *tags), taken=self.keys.taken(consumer)
         )
 
-    def leave(self, consumer: bytes, producer: bytes, acks: Acks = NOTHING) -> Command:
+    def leave(
+        self, consumer: bytes, producer: bytes, acks: Acks = NOTHING, number: int = 0
+    ) -> Command:
         return self._script(
             "leave",
-            (consumer, producer, self._raw, acks.kinds, *acks.tags),
+            (consumer, producer, number, self._raw, acks.kinds, *acks.tags),
             taken=self.keys.taken(consumer),
         )
 
@@ -293,8 +315,8 @@ class Protocol:
         taken = [self.keys.taken(consumer) for consumer in consumers]
         return self._script("unfinished", (wait_ms, *consumers), *taken)
 
-    def withdraw(self, tags: Sequence[bytes]) -> Command:
-        return self._script("withdraw", (self._raw, *tags), repeatable=False)
+    def withdraw(self, producer: bytes, sequence: int, tags: Sequence[bytes]) -> Command:
+        return self._script("withdraw", (producer, sequence, self._raw, *tags))
 
     # Dead letters
 
@@ -313,6 +335,10 @@ class Protocol:
     # Waiting
 
     def wait_for_room(self, seconds: float) -> Command:
+        if self._raw:
+            # Clients of 0.15 know only of `not_full`, whose element must stay there for them.
+            key = self.keys.not_full
+            return Command(("BLMOVE", key, key, "RIGHT", "LEFT", seconds))
         return Command(("BLPOP", self.keys.room, seconds))
 
     def wait_for_joined(self, seconds: float) -> Command:
@@ -321,6 +347,17 @@ class Protocol:
     def wait_for_role(self, role: str, seconds: float) -> Command:
         free = self.keys.producer_free if role == "producer" else self.keys.consumer_free
         return Command(("BLMOVE", free, free, "RIGHT", "LEFT", seconds))
+
+    # Things stored beside the queue under a name
+
+    def store(self, name: bytes, value: bytes) -> Command:
+        return Command(("HSET", self.keys.store, name, value))
+
+    def fetch(self, name: bytes) -> Command:
+        return Command(("HGET", self.keys.store, name))
+
+    def unstore(self, names: Sequence[bytes]) -> Command:
+        return Command(("HDEL", self.keys.store, *names))
 
     # Blobs
 
@@ -331,7 +368,7 @@ class Protocol:
     def blob_read(self, message_id: bytes, index: int) -> Command:
         return Command(("HGET", self.keys.blobs, message_id + index.to_bytes(4, "big")))
 
-    def blob_announce(self, message_id: bytes, chunks: int) -> Command:
+    def announce(self, message_id: bytes, chunks: int) -> Command:
         return self._script("announce", (message_id, chunks))
 
     def blob_withdraw(self, message_id: bytes, chunks: int) -> Command:

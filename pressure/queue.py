@@ -6,7 +6,7 @@ Here are the names and the promises. How an operation blocks, wakes and recovers
 
 from __future__ import annotations
 
-import time
+import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -14,13 +14,14 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from pressure import flows, items
+from pressure import flows, items, lifecycle
 from pressure.address import Address
+from pressure.arguments import checked_bound, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
-from pressure.core import Ahead, Core, Settings
+from pressure.core import Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
-    PayloadError,
+    PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
     QueueEmptyError,
@@ -33,14 +34,13 @@ from pressure.letters import DeadLetters
 from pressure.link import Flow, Link
 from pressure.pace import Pace
 from pressure.protocol import Command, Status
-from pressure.session import Session
 from pressure.stats import QueueStats, parse_stats
+from pressure.taker import Taker
 
 __all__ = ["PressureQueue"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_BOUND = 2**53
 
 
 class PressureQueue(Generic[T]):
@@ -85,6 +85,7 @@ class PressureQueue(Generic[T]):
         self._codec = codec
         self._core: Core[Link] = Core(name, prefix, serializer, settings)
         self._handle = Handle(self._core, address)
+        self._taker = Taker(self._handle)
         self._pace = Pace()
         self.dead_letters = DeadLetters(self._handle)
 
@@ -99,7 +100,7 @@ class PressureQueue(Generic[T]):
 
         Raises `QueueAlreadyExistsError`; `TypeError` or `ValueError` for a bad bound.
         """
-        self._handle.call(flows.create(self._core, _checked_bound(bound)))
+        self._handle.call(lifecycle.create(self._core, checked_bound(bound)))
 
     @property
     def exists(self) -> bool:
@@ -117,17 +118,20 @@ class PressureQueue(Generic[T]):
         `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. Closing only
         this handle is `disconnect()`.
         """
-        self._described(flows.close(self._core))
+        self._described(lifecycle.close(self._core))
+
+    @property
+    def is_shutdown(self) -> bool:
+        """`closed()`, by the name that `queue.Queue` has for it."""
+        return self.closed()
 
     def shutdown(self, immediate: bool = False) -> None:
         """As `queue.Queue.shutdown` (Python 3.13): `close`, but calling it again does no harm.
 
         With `immediate`, what is queued is dropped and no longer counts as unfinished.
         """
-        try:
+        with contextlib.suppress(QueueClosedError):
             self.close()
-        except QueueClosedError:
-            pass
         if immediate:
             self._handle.give_back_ahead()
             self._ask(self._core.protocol.drain())
@@ -137,7 +141,7 @@ class PressureQueue(Generic[T]):
 
         Raises `QueueDoesNotExistError`.
         """
-        returned = self._handle.call(flows.delete(self._core))
+        returned = self._handle.call(lifecycle.delete(self._core))
         self._handle.forget_queue()
         if not returned:
             warnings.warn(
@@ -157,7 +161,7 @@ class PressureQueue(Generic[T]):
         pickling raises: then nothing was put. A reply that is lost never makes a second copy. If the
         server stays away in the middle: `OutcomeUnknownError`.
         """
-        self._put(item, self._put_deadline(block, timeout), "")
+        self._put(item, put_deadline(block, timeout, self._core.bound), "")
 
     def put_nowait(self, item: T) -> None:
         """`put(item, block=False)`."""
@@ -174,18 +178,17 @@ class PressureQueue(Generic[T]):
         whole call) runs out, or the queue is closed, the error's `accepted` says how many were put.
         If the iterable raises, what it gave before is put.
         """
-        until = self._put_deadline(True, timeout)
+        until = put_deadline(True, timeout, self._core.bound)
         accepted = 0
         for batch, failure in self._pace.batches(iterable, self._core.serialize):
             try:
                 accepted += self._put_bodies(batch, until, "")
-            except QueueFullError as exc:
-                exc.accepted += accepted
-                raise
-            except QueueClosedError as exc:
+            except PressureError as exc:
                 exc.accepted += accepted
                 raise
             if failure is not None:
+                if isinstance(failure, PressureError):
+                    failure.accepted = accepted
                 raise failure
         return accepted
 
@@ -217,27 +220,17 @@ class PressureQueue(Generic[T]):
         the dead-letter list. An item whose reply was lost is not lost. It is acknowledged with the
         next call or within 50 ms; a crash before that delivers it once more.
         """
-        return self._get(_deadline(block, timeout), 1, direct=True)
+        return self._taker.get(deadline(block, timeout))  # type: ignore[no-any-return]
 
     def get_nowait(self) -> T:
         """`get(block=False)`."""
-        return self._get(0.0, 1, direct=True)
+        return self._taker.get(0.0)  # type: ignore[no-any-return]
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
         """Wait for an item as `get` does, and take what else is there, up to `max_items`."""
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, not {max_items!r}")
-        until = _deadline(True, timeout)
-        taken = [self._get(until, max_items, direct=True)]
-        while len(taken) < max_items and (ahead := self._handle.pop_ahead()) is not None:
-            try:
-                item = self._open_ahead(ahead)
-            except PayloadError:
-                # It is in the dead letters; the items that were taken must reach the caller.
-                continue
-            if item is not items.SKIPPED:
-                taken.append(item)
-        return taken
+        return self._taker.get_many(deadline(True, timeout), max_items)
 
     def __iter__(self) -> Iterator[T]:
         """Get items until the queue is closed and drained.
@@ -247,68 +240,10 @@ class PressureQueue(Generic[T]):
         """
         while True:
             try:
-                item = self._get(None, self._pace.next_count())
+                item = self._taker.get(None, ahead=True)
             except QueueClosedError:
                 return
             yield item
-
-    def _get(self, until: float | None, count: int, *, direct: bool = False) -> T:
-        while True:
-            ahead = self._handle.pop_ahead()
-            item = self._fetch(until, count, direct) if ahead is None else self._open_ahead(ahead)
-            if item is not items.SKIPPED:
-                return item  # type: ignore[no-any-return]
-
-    def _fetch(self, until: float | None, count: int, direct: bool) -> Any:
-        """Take items from the server; returns the first and keeps the others."""
-        core, handle = self._core, self._handle
-        session = handle.acquire()
-        try:
-            taken, ahead = handle.run(self._take(session, count, until, direct), session, until)
-            if not taken:
-                raise QueueEmptyError(core.name)
-            if len(taken) > 1:
-                handle.store_ahead(session, "a" if ahead else "g", taken[1:])
-            if ahead:
-                self._pace.fetched()
-            return self._open(session, "g", core.tag_of(taken[0]), taken[0])
-        except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError, PayloadError):
-            raise
-        except BaseException:
-            # Whatever was taken and did not reach the caller is found by the session's next use.
-            session.stale = session.known
-            raise
-        finally:
-            handle.release(session)
-
-    def _take(
-        self, session: Session[Link], count: int, until: float | None, direct: bool
-    ) -> Flow[tuple[list[bytes], bool]]:
-        if not self._core.generation:
-            yield from flows.describe(self._core)
-        ahead = not direct
-        return (yield from flows.take(self._core, session, count, until, ahead=ahead))
-
-    def _open(self, session: Session[Link], kind: str, tag: bytes, item: bytes) -> Any:
-        if self._core.raw:
-            obj: Any = item
-        else:
-            flow = items.open_item(self._core, session.consumer, tag, item)
-            obj = self._handle.run(flow, session)
-        if obj is not items.SKIPPED:
-            session.pending.append((kind, tag))
-        return obj
-
-    def _open_ahead(self, ahead: Ahead[Link]) -> Any:
-        core = self._core
-        if core.raw:
-            obj: Any = ahead.item
-        else:
-            flow = items.open_item(core, ahead.session.consumer, ahead.tag, ahead.item)
-            obj = self._handle.call_if_needed(flow)
-        if obj is not items.SKIPPED:
-            ahead.session.pending.append((ahead.kind, ahead.tag))
-        return obj
 
     # Leases
 
@@ -319,33 +254,7 @@ class PressureQueue(Generic[T]):
         back when it raises. `timeout` is for the wait (seconds). The lease renews itself while this
         process lives. Raises as `get` does.
         """
-        until = _deadline(True, timeout)
-        core, handle = self._core, self._handle
-        while True:
-            session = handle.acquire()
-            try:
-                taken, _ = handle.run(self._take(session, 1, until, True), session, until)
-                if not taken:
-                    raise QueueEmptyError(core.name)
-                if len(taken) > 1:
-                    handle.store_ahead(session, "g", taken[1:])
-                tag = core.tag_of(taken[0])
-                session.leased[tag] += 1
-                flow = items.open_leased(core, session.consumer, tag, taken[0])
-                obj, deliveries = handle.run(flow, session)
-                if obj is not items.SKIPPED:
-                    return Lease(handle, session, tag, obj, deliveries)
-                session.leased[tag] -= 1
-            except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError):
-                raise
-            except PayloadError:
-                session.leased[tag] -= 1
-                raise
-            except BaseException:
-                session.stale = session.known
-                raise
-            finally:
-                handle.release(session)
+        return self._taker.lease(deadline(True, timeout))
 
     def ack(self, lease: Lease[T]) -> None:
         """`lease.ack()`."""
@@ -365,7 +274,7 @@ class PressureQueue(Generic[T]):
         self._handle.flush_idle()
         session = self._handle.acquire()
         try:
-            counted = self._handle.run(flows.task_done(self._core, session), session)
+            counted = self._handle.run(lifecycle.task_done(self._core, session), session)
         finally:
             self._handle.release(session)
         if not counted and not self._core.forfeited:
@@ -377,14 +286,14 @@ class PressureQueue(Generic[T]):
         A consumer that dies doesn't hold it up: what it had on lease comes back, and what it had
         got counts as done. Raises `TimeoutError` if `timeout` (seconds) is given and runs out.
         """
-        until = _deadline(True, timeout)
-        if not self._handle.call(flows.join(self._core, until), until):
+        until = deadline(True, timeout)
+        if not self._handle.call(lifecycle.join(self._core, until), until):
             raise TimeoutError(f"queue {self.name!r}: not finished within {timeout} s")
 
     @property
     def unfinished_tasks(self) -> int:
         """How many items are queued, on lease, or got and not yet done."""
-        return self._handle.call(flows.unfinished(self._core))
+        return self._handle.call(lifecycle.unfinished(self._core))
 
     # Looking
 
@@ -399,8 +308,8 @@ class PressureQueue(Generic[T]):
 
     def full(self) -> bool:
         """Whether the bound is reached now."""
-        length, bound, _ = self._size()
-        return 0 < bound <= length
+        length, bound, *_ = self._size()
+        return bool(0 < bound <= length)
 
     @property
     def maxsize(self) -> int:
@@ -410,7 +319,7 @@ class PressureQueue(Generic[T]):
 
     @maxsize.setter
     def maxsize(self, bound: int) -> None:
-        self._ask(self._core.protocol.set_bound(_checked_bound(bound)))
+        self._ask(self._core.protocol.set_bound(checked_bound(bound)))
 
     def _size(self) -> Any:
         return self._ask(self._core.protocol.size())[1:]
@@ -452,7 +361,7 @@ class PressureQueue(Generic[T]):
         """
         if role not in ("producer", "consumer"):
             raise ValueError(f"a role is 'producer' or 'consumer', not {role!r}")
-        return self._handle.call(flows.break_role(self._core, role))
+        return self._handle.call(lifecycle.break_role(self._core, role))
 
     # This handle
 
@@ -487,30 +396,3 @@ class PressureQueue(Generic[T]):
         if not self._core.generation:
             self._handle.call(flows.describe(self._core))
         return self._handle.call(flow)
-
-    def _put_deadline(self, block: bool, timeout: float | None) -> float | None:
-        if timeout is not None and timeout < 0 and block and self._core.bound == 0:
-            # As queue.Queue: an unbounded queue never looks at the time-out.
-            return 0.0
-        return _deadline(block, timeout)
-
-
-def _deadline(block: bool, timeout: float | None) -> float | None:
-    """The monotonic time to stop at; 0: at once, None: never."""
-    if not block:
-        return 0.0
-    if timeout is None:
-        return None
-    if timeout < 0:
-        raise ValueError("'timeout' must be a non-negative number")
-    return time.monotonic() + timeout
-
-
-def _checked_bound(bound: int | None) -> int:
-    if bound is None:
-        return 0
-    if not isinstance(bound, int) or isinstance(bound, bool):
-        raise TypeError(f"bound must be an int, not {type(bound).__name__}")
-    if not 0 <= bound <= MAX_BOUND:
-        raise ValueError(f"bound must be 0 (no limit) or positive, not {bound}")
-    return bound

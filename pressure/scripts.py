@@ -37,7 +37,7 @@ def _load() -> dict[str, Script]:
         shebang, body = source.split("\n", 1)
         text = f"{shebang}\n{_compact(prelude)}\n{_compact(body)}"
         header = re.search(r"^-- KEYS[ ]*(.*)$", source, re.MULTILINE)
-        keys = re.sub(r"\(.*?\)|\S+\.\.\.", "", header.group(1)) if header else ""
+        keys = re.sub(r"\(.*?\)(\.\.\.)?|\S+\.\.\.", "", header.group(1)) if header else ""
         scripts[name] = Script(
             name, text, hashlib.sha1(text.encode()).hexdigest(), tuple(keys.split())
         )

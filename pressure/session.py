@@ -25,16 +25,22 @@ class Session(Generic[L]):
     """The state of one producer and consumer. `L` is the link it talks over."""
 
     __slots__ = (
+        "adopted_ahead",
         "consumer",
+        "hold",
         "known",
         "leased",
         "life",
         "link",
+        "opening",
         "pending",
+        "places",
+        "process",
         "producer",
         "sequence",
         "stale",
         "stale_ahead",
+        "unsure",
         "used",
         "waiting",
     )
@@ -43,8 +49,16 @@ class Session(Generic[L]):
         self.link = link
         self.producer = os.urandom(ID_BYTES)
         self.sequence = 0
+        # How many places each put should reserve for the next ones (-1: none, ever), and how many
+        # are reserved.
+        self.hold = -1
+        self.places = 0
         self.pending: deque[tuple[str, bytes]] = deque()
         self.leased: Counter[bytes] = Counter()
+        self.opening: list[tuple[str, bytes]] = []
+        self.unsure: tuple[int, Acks] = 0, Acks()
+        self.adopted_ahead = 0
+        self.process = os.getpid()
         self.used = time.monotonic()
         self.waiting = False
         self.life = 0
@@ -57,8 +71,15 @@ class Session(Generic[L]):
         self.known = False
         self.stale = False
         self.stale_ahead = False
+        self.unsure = 0, Acks()
         self.pending.clear()
         self.leased.clear()
+
+    def forfeit(self) -> None:
+        """The lease seems to be lost. Nothing is handed out until the next use has found out."""
+        self.life += 1
+        self.leased.clear()
+        self.stale = True
 
     def next_number(self) -> int:
         self.sequence += 1
@@ -74,18 +95,40 @@ class Session(Generic[L]):
             taken.append(pending.popleft())
         return Acks("".join(kind for kind, _ in taken), [tag for _, tag in taken])
 
-    def restore(self, acks: Acks) -> None:
-        self.pending.extendleft(reversed(list(zip(acks.kinds, acks.tags, strict=True))))
+    def doubt(self, number: int, acks: Acks) -> None:
+        """The reply to these acknowledgements was lost; `resolve` says what became of them."""
+        self.unsure = number, acks
+        self.stale = True
 
-    def unseen(self, held: Iterable[tuple[bytes, bytes]], buffered: Iterable[bytes]) -> list[bytes]:
-        """The items among `held` (tag, item) that this session has not seen: lost replies."""
-        seen = Counter(tag for _, tag in self.pending)
+    def resolve(self, last: int) -> None:
+        """`last` is the number of the last acknowledgements that the server carried out."""
+        (number, acks), self.unsure = self.unsure, (0, Acks())
+        if number > last:
+            self.pending.extendleft(reversed(list(zip(acks.kinds, acks.tags, strict=True))))
+
+    def unlease(self, tag: bytes) -> None:
+        """The item is no longer on lease."""
+        self.leased[tag] -= 1
+        if self.leased[tag] <= 0:
+            del self.leased[tag]
+
+    def unseen(
+        self, held: Iterable[tuple[bytes, bytes]], ahead: int, buffered: Iterable[tuple[str, bytes]]
+    ) -> list[bytes]:
+        """The items among `held` (tag, item) that this session has not seen: lost replies.
+
+        Of all held ones the server counts `ahead` as fetched ahead; how many of them are unseen (the
+        last ones) is in `adopted_ahead` then.
+        """
+        known = [*buffered, *self.pending]
+        seen = Counter(tag for _, tag in known)
         seen.update(self.leased)
-        seen.update(buffered)
         items = []
         for tag, item in held:
             if seen[tag] > 0:
                 seen[tag] -= 1
             else:
                 items.append(item)
+        ahead -= sum(kind == "a" for kind, _ in known)
+        self.adopted_ahead = min(max(ahead, 0), len(items))
         return items

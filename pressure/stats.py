@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 from pressure.core import Core
-from pressure.envelope import HEADER_BYTES, Envelope
+from pressure.envelope import Envelope
 
 __all__ = ["QueueStats", "parse_stats"]
 
@@ -45,8 +46,9 @@ def parse_stats(core: Core[Any], reply: Any) -> QueueStats:
     """Make sense of the reply of `stats`."""
     oldest: float | None = None
     header = reply[14]
-    if not core.raw and len(header) >= HEADER_BYTES:
-        oldest = Envelope.parse(header).put_ms / 1000
+    if not core.raw and header:
+        with contextlib.suppress(ValueError):
+            oldest = Envelope.parse(header).put_ms / 1000
     ahead = reply[8]
     return QueueStats(
         bound=reply[1],

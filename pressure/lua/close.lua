@@ -12,6 +12,7 @@ if call('LLEN', producer_free) == 0 then return {IN_USE, call('GET', producer) o
 call('LPUSH', closed, '1', '1')
 call('SET', producer, ARGV[2])
 signal(room)
+signal(not_full)
 local reply = {OK}
 for _, waiter in ipairs(call('HVALS', waiters)) do reply[#reply + 1] = waiter end
 return reply

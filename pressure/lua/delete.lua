@@ -2,11 +2,12 @@
 -- First half of deleting: from now on the queue does not exist, and whoever is blocked wakes. The
 -- keys stay until the 0.15 clients that hold a role have returned it (see `purge`).
 -- KEYS  bound generation closed not_full room producer_free consumer_free waiters leases departed joined
--- ARGV
--- reply {OK, producer_free, consumer_free, waiters, waiter..., consumer...} | {ABSENT}
+-- ARGV  generation again ("1": a first try may have been carried out)
+-- reply {OK, producer_free, consumer_free, waiters, waiter..., consumer...} | {ABSENT} | {AGAIN}
 local bound, generation, closed, not_full, room, producer_free, consumer_free, waiters, leases,
   departed, joined = unpack(KEYS)
-if call('DEL', bound) == 0 then return {ABSENT} end
+if call('EXISTS', bound) == 1 and call('GET', generation) ~= ARGV[1] then return {AGAIN} end
+if call('DEL', bound) == 0 and ARGV[2] ~= '1' then return {ABSENT} end
 call('DEL', generation)
 signal(not_full)
 wake_all(room)

@@ -18,11 +18,13 @@ for i, value in ipairs(remove(taken, tags, raw)) do
     values[#values + 1] = (charge and not raw) and charged(value) or value
   end
 end
-if #values > 0 then
-  if ahead then hand_out(prefetched, id, #values) end
-  push(base, values, true)
-  call('DECRBY', consumed_messages, #values)
-  call('DECRBY', consumed_bytes, bytes)
+if ahead then hand_out(prefetched, id, #values) end
+if call('EXISTS', bound) == 1 then
+  if #values > 0 then
+    push(base, values, true)
+    call('DECRBY', consumed_messages, #values)
+    call('DECRBY', consumed_bytes, bytes)
+  end
+  restore_room(base, bound, prefetched, not_full, room)
 end
-if call('EXISTS', bound) == 1 then restore_room(base, bound, prefetched, not_full, room) end
 return {OK, #values}

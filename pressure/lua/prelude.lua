@@ -27,10 +27,41 @@ local function wake_all(list)
   call('LPUSH', list, unpack(ones))
 end
 
--- How many items count against the bound: those in the list, and those that consumers have fetched
--- ahead without handing them out.
+-- How many items count against the bound: those in the list, those that consumers have fetched
+-- ahead without handing them out ('*'), and the places reserved for producers ('+').
 local function used(base, prefetched)
-  return call('LLEN', base) + tonumber(call('HGET', prefetched, '*') or 0)
+  local more = call('HMGET', prefetched, '*', '+')
+  return call('LLEN', base) + tonumber(more[1] or 0) + tonumber(more[2] or 0)
+end
+
+-- The places that are reserved, those of producers that died or stood still aside; and the names of
+-- the latter's fields. A producer's field is '+' and its id, its value `places:expiry_ms`.
+local RESERVED_MS = 2000
+local function reserved(prefetched, now)
+  local total, late = 0, {}
+  if not call('HGET', prefetched, '+') then return total, late end
+  local fields = call('HGETALL', prefetched)
+  for i = 1, #fields, 2 do
+    if #fields[i] == 17 and string.sub(fields[i], 1, 1) == '+' then
+      local places, expiry = string.match(fields[i + 1], '^(%d+):(%d+)$')
+      if tonumber(expiry) > now then total = total + places else late[#late + 1] = fields[i] end
+    end
+  end
+  return total, late
+end
+
+-- Reserve `places` for a producer in place of those it had; 0 frees them.
+local function reserve(prefetched, field, places, now)
+  local had = call('HGET', prefetched, field)
+  local change = places - (had and string.match(had, '^%d+') or 0)
+  if places > 0 then
+    call('HSET', prefetched, field, string.format('%d:%d', places, now + RESERVED_MS))
+  elseif had then
+    call('HDEL', prefetched, field)
+  end
+  if change ~= 0 and call('HINCRBY', prefetched, '+', change) == 0 then
+    call('HDEL', prefetched, '+')
+  end
 end
 
 -- Restore the invariant "one element if and only if there is room".
@@ -88,23 +119,28 @@ end
 
 -- Free the blob that an envelope refers to, if it does.
 local function drop_blob(blobs, value, raw)
-  if raw or math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 0 then return end
+  -- Anybody may have written the value: it need not be an envelope, nor tell the truth.
+  if raw or #value < BODY + 3 or math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 0 then
+    return
+  end
   local id = string.sub(value, ID, ID + 15)
-  for i = 0, struct.unpack('>I4', value, BODY) - 1 do
+  for i = 0, math.min(struct.unpack('>I4', value, BODY), call('HLEN', blobs)) - 1 do
     call('HDEL', blobs, id .. struct.pack('>I4', i))
   end
 end
 
 -- A copy of the value with its count of deliveries increased. The count is outside the signature.
 local function charged(value)
+  if #value < BODY - 1 then return value end
   local count = struct.unpack('>I2', value, DELIVERIES)
   return string.sub(value, 1, DELIVERIES - 1)
     .. struct.pack('>I2', math.min(count + 1, 65535))
     .. string.sub(value, DELIVERIES + 2)
 end
 
--- Take `count` off what a consumer has fetched ahead.
+-- Take `count` off what a consumer has fetched ahead, as far as it is counted there.
 local function hand_out(prefetched, consumer, count)
+  if count > 0 then count = math.min(count, tonumber(call('HGET', prefetched, consumer) or 0)) end
   if count > 0 then
     call('HINCRBY', prefetched, '*', -count)
     if call('HINCRBY', prefetched, consumer, -count) == 0 then call('HDEL', prefetched, consumer) end
@@ -125,9 +161,15 @@ end
 
 -- Acknowledge items of a taken list. `kinds` has a letter for each tag: 'g' for an item that get()
 -- returned, which stays unfinished until task_done(); 'a' for one that was also fetched ahead; 'f'
--- for a leased one, which is finished. Doing it again changes nothing. Returns how many of the
--- leased ones were there, and whether room was made.
-local function acknowledge(taken, kinds, tags, id, raw, fetched, prefetched, blobs, joiners, joined, base)
+-- for a leased one, which is finished. A number that was seen from this consumer is not carried out
+-- again (0: unnumbered). Returns how many of the leased ones were there, and whether room was made.
+local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetched, prefetched, blobs,
+    joiners, joined, base)
+  if #tags > 0 and number > 0 then
+    local last = string.match(call('HGET', producers, id) or '', '^%d+')
+    if tonumber(last or 0) >= number then return 0, false end
+    call('HSET', producers, id, string.format('%d:0:%d', number, now_ms()))
+  end
   local found = {g = 0, a = 0, f = 0}
   for i, value in ipairs(remove(taken, tags, raw)) do
     if value then

@@ -2,39 +2,82 @@
 -- Put as many of the values as there is room for, once: a repeat of a producer's last number is
 -- answered with what that number did, before anything else is looked at.
 -- KEYS  base bound closed not_full room generation producers producer_free producer produced_messages produced_bytes prefetched uploads
--- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms value...
--- reply {OK, accepted} | {FULL} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
+-- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms hold (how many places to reserve afterwards for this producer; -1: it never does) value...
+-- reply {OK, accepted, reserved} | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, producers, producer_free, producer,
   produced_messages, produced_bytes, prefetched, uploads = unpack(KEYS)
-local expected, id, sequence, client, mode, raw, ttl_ms =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1', tonumber(ARGV[7])
-local FIRST = 8
+local expected, id, sequence, client, mode, raw, ttl_ms, hold =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST = 9
+local own = '+' .. id
+local HOUR_MS = 3600000
 
 local last = call('HGET', producers, id)
 if last then
   local number, accepted = string.match(last, '^(%d+):(%d+)')
-  if number == sequence then return {OK, tonumber(accepted)} end
+  -- A lower number comes late, over a connection that its sender gave up long ago.
+  if tonumber(number) > tonumber(sequence) then return {OK, 0, 0} end
+  if number == sequence then
+    if accepted == '0' and #ARGV >= FIRST then return {FULL, 0} end
+    local places = hold >= 0 and call('HGET', prefetched, own)
+    return {OK, tonumber(accepted), places and tonumber(string.match(places, '^%d+')) or 0}
+  end
+end
+-- What was refused must not happen later, when its sender has put it again under another number.
+local function refuse(reply)
+  call('HSET', producers, id, string.format('%s:0:%d', sequence, now_ms()))
+  return reply
 end
 local limit = call('GET', bound)
-if not limit then return {ABSENT} end
+if not limit then
+  call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
+  return {ABSENT}
+end
 if call('GET', generation) ~= expected then return {AGAIN} end
 if call('EXISTS', closed) == 1 then
   signal(room)  -- the next blocked producer hears of it, too
+  signal(not_full)
   return {CLOSED}
 end
-if call('LLEN', producer_free) == 0 then return {IN_USE, call('GET', producer) or ''} end
+if call('LLEN', producer_free) == 0 then
+  return refuse({IN_USE, call('GET', producer) or ''})
+end
 
 limit = tonumber(limit)
 local count = #ARGV - FIRST + 1
-local before = 0
+local stamp = now_ms()
+if hold >= 0 then reserve(prefetched, own, 0, stamp) end
+local before, asked = 0, count
 if limit > 0 then
   before = used(base, prefetched)
-  if mode == '' then
-    count = math.min(count, limit - before)
-    if count <= 0 then return {FULL} end
+  if mode == '' and before + count > limit then
+    local _, late = reserved(prefetched, stamp)
+    for _, field in ipairs(late) do reserve(prefetched, field, 0, stamp) end
+    if #late > 0 then before = used(base, prefetched) end
+    count = math.max(0, math.min(count, limit - before))
+    if count == 0 and asked > 0 then
+      -- 0.15 clients leave an element there now and then, and a place may have been freed here.
+      restore_room(base, bound, prefetched, not_full, room)
+      return refuse({FULL, before - call('LLEN', base)})
+    end
+  end
+  -- Others may want to put as well.
+  local left = limit - before - count
+  if call('HLEN', producers) > 1 then left = math.ceil(left / 2) end
+  hold = math.min(hold, left)
+end
+hold = math.max(0, hold)
+if hold > 0 then
+  reserve(prefetched, own, hold, stamp)
+  before = before + hold
+end
+if not last then
+  -- Forget some producers that were killed long ago.
+  for _, other in ipairs(call('HRANDFIELD', producers, 4)) do
+    local seen = string.match(call('HGET', producers, other), '%d+$')
+    if stamp - tonumber(seen) > HOUR_MS then call('HDEL', producers, other) end
   end
 end
-local stamp = now_ms()
 local stamped, values, bytes = struct.pack('>I8', stamp), {}, 0
 for i = 1, count do
   local value = ARGV[FIRST + i - 1]
@@ -47,7 +90,7 @@ for i = 1, count do
   values[i] = value
   bytes = bytes + #value
 end
-push(base, values, mode == 'head')
+if count > 0 then push(base, values, mode == 'head') end
 call('HSET', producers, id, sequence .. ':' .. count .. ':' .. string.format('%d', stamp))
 call('SET', producer, client)
 call('INCRBY', produced_messages, count)
@@ -61,8 +104,9 @@ if limit > 0 then
   end
 end
 if ttl_ms > 0 then
-  for _, key in ipairs({base, producers, producer, produced_messages, produced_bytes, not_full, room}) do
+  for _, key in ipairs({base, producers, producer, produced_messages, produced_bytes, not_full, room,
+      prefetched}) do
     call('PEXPIRE', key, ttl_ms)
   end
 end
-return {OK, count}
+return {OK, count, hold}

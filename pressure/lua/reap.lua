@@ -15,13 +15,17 @@ local now = now_ms()
 local expiry = tonumber(call('ZSCORE', leases, id) or 0)
 if expiry > now and not force then return {AGAIN} end
 
+if call('EXISTS', bound) == 0 then
+  call('DEL', taken)
+  return {OK, 0}
+end
 local values, bytes = {}, 0
 local held = call('LRANGE', taken, 0, -1)
 for i = #held, 1, -1 do
   local value = held[i]
   local tag = tag_of(value, raw)
   bytes = bytes + #value
-  if to_charge[tag] or (charge_oldest and i == #held) then
+  if to_charge[tag] or (charge_oldest and i == #held and expiry > 0) then
     if raw then call('HINCRBY', deliveries, tag, 1) else value = charged(value) end
   end
   values[#values + 1] = value
@@ -40,6 +44,11 @@ if expiry > 0 then
   call('HDEL', fetched, id)
 end
 -- A departed id is looked at again after 1, 2, 4, ... seconds: the score is the next time.
+if call('HGET', departures, id) == 'old' then
+  -- What it held belongs to an earlier queue of this name (see `describe`).
+  values = {}
+  call('HDEL', departures, id)
+end
 call('HSETNX', departures, id, now)
 local age = now - call('HGET', departures, id)
 if age >= keep_ms then
@@ -50,9 +59,11 @@ else
 end
 if #values > 0 then
   push(base, values, true)
-  call('DECRBY', consumed_messages, #values)
-  call('DECRBY', consumed_bytes, bytes)
+  if expiry > 0 then
+    call('DECRBY', consumed_messages, #values)
+    call('DECRBY', consumed_bytes, bytes)
+  end
 end
-if call('EXISTS', bound) == 1 then restore_room(base, bound, prefetched, not_full, room) end
+restore_room(base, bound, prefetched, not_full, room)
 hint_joiners(joiners, joined)
 return {OK, #values}

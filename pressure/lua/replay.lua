@@ -18,7 +18,7 @@ for i = #letters, 1, -1 do
     call('LREM', dead_letters, -1, letters[i])
     if raw then
       call('HDEL', deliveries, tag)
-    else
+    elseif #value >= BODY - 1 then
       value = string.sub(value, 1, DELIVERIES - 1) .. '\0\0' .. string.sub(value, DELIVERIES + 2)
     end
     call('LPUSH', base, value)

@@ -1,21 +1,27 @@
 #!lua flags=allow-oom
 -- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
 -- A consumer that was declared dead meanwhile gets nothing: its items go back.
--- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters
+-- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed
 -- ARGV  generation consumer client bytes (0: the block ended without an item)
--- reply {OK} | {LOST}
+-- reply {OK} | {LOST} | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
 local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
-  consumed_bytes, prefetched, waiters = unpack(KEYS)
+  consumed_bytes, prefetched, waiters, consumer_free, closed = unpack(KEYS)
 local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 call('HDEL', waiters, id)
 if call('GET', generation) ~= expected or not call('ZSCORE', leases, id) then
   if call('EXISTS', bound) == 1 then
-    while call('LMOVE', taken, base, 'RIGHT', 'RIGHT') do end
+    while call('LMOVE', taken, base, 'LEFT', 'RIGHT') do end
+    restore_room(base, bound, prefetched, not_full, room)
   else
     call('DEL', taken)
   end
   return {LOST}
+end
+if bytes > 0 and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 1 then
+  -- It has seen that something is left, and so it waits for that alone.
+  call('LMOVE', taken, base, 'LEFT', 'RIGHT')
+  return {IN_USE}
 end
 if bytes > 0 then
   call('SET', consumer, client)

@@ -1,39 +1,52 @@
 #!lua flags=allow-oom
 -- Acknowledge what the consumer is done with, and move up to `count` of the oldest items into its
 -- taken list. Finding nothing, register the caller as about to block.
--- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs
--- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) kinds tag... (see `acknowledge`)
+-- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs producer producers
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
 -- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
-  taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs =
-  unpack(KEYS)
-local expected, id, client, lease_ms, known, count, ahead, raw, ttl_ms, waiter, kinds =
+  taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs,
+  producer, producers = unpack(KEYS)
+local expected, id, client, lease_ms, known, count, ahead, raw, ttl_ms, waiter, number, kinds =
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1',
-  ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10], ARGV[11]
-local FIRST = 12
+  ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11]), ARGV[12]
+local FIRST = 13
 
 local limit = call('GET', bound)
 if not limit then
   call('HDEL', waiters, id)
+  call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
   return {ABSENT}
 end
 if call('GET', generation) ~= expected then return {AGAIN} end
 if not call('ZSCORE', leases, id) then
   if known or call('ZSCORE', departed, id) then return {LOST} end
   call('ZADD', leases, now_ms() + lease_ms, id)
-  if ttl_ms > 0 then call('PEXPIRE', leases, ttl_ms) end
+  if ttl_ms > 0 then
+    -- Its field makes the key stay, and with it the time it has to live.
+    call('HSETNX', fetched, id, 0)
+    call('PEXPIRE', fetched, ttl_ms)
+    call('PEXPIRE', leases, ttl_ms)
+  end
 end
-local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, raw, fetched, prefetched, blobs,
-  joiners, joined, base)
-if waiter == '-' then call('HDEL', waiters, id) end
+local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, number, raw, producers, fetched,
+  prefetched, blobs, joiners, joined, base)
+if waiter ~= '' then call('HDEL', waiters, id) end
 
-if call('LLEN', consumer_free) == 0 then return {IN_USE, call('GET', consumer) or ''} end
+if call('LLEN', consumer_free) == 0 then
+  if made_room then restore_room(base, bound, prefetched, not_full, room) end
+  return {IN_USE, call('GET', consumer) or ''}
+end
 if ahead and count > 1 then
-  -- Fetching ahead must not starve whoever waits, nor leave nothing for who comes next.
-  if call('HLEN', waiters) > 0 then
+  -- Fetching ahead must not starve whoever waits, nor leave nothing for who comes next, nor make
+  -- room for a 0.15 producer, who sees only the list's length. (Our names end in pid and thread.)
+  if call('HLEN', waiters) > 0 or raw and tonumber(limit) > 0
+    and not string.find(call('GET', producer) or '', ':%d+:%d+$') then
     count = 1
   else
-    count = math.min(count, math.max(1, math.floor(call('LLEN', base) / 2)))
+    local length = call('LLEN', base)
+    if call('ZCARD', leases) > 1 then length = length / 2 end
+    count = math.min(count, math.max(1, math.ceil(length) - 1))
   end
 end
 local items = count > 0 and call('RPOP', base, count) or {}
@@ -44,7 +57,10 @@ if #items == 0 then
     call('HDEL', waiters, id)
     return {CLOSED, ahead_of_us}
   end
-  if #waiter > 1 then call('HSET', waiters, id, waiter) end
+  if #waiter > 1 then
+    call('HSET', waiters, id, waiter)
+    if ttl_ms > 0 then call('PEXPIRE', waiters, ttl_ms) end
+  end
   return {EMPTY, call('ZCOUNT', leases, '-inf', now_ms()), ahead_of_us}
 end
 push(taken, items, false)
@@ -53,11 +69,21 @@ local bytes = 0
 for i = 1, #items do bytes = bytes + #items[i] end
 if ahead and #items > 1 then
   call('HINCRBY', prefetched, '*', #items - 1)
+  if ttl_ms > 0 then call('PEXPIRE', prefetched, ttl_ms) end
   call('HINCRBY', prefetched, id, #items - 1)
 end
 call('SET', consumer, client)
 call('INCRBY', consumed_messages, #items)
 call('INCRBY', consumed_bytes, bytes)
-if tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
+if ttl_ms > 0 then
+  for _, key in ipairs({consumer, consumed_messages, consumed_bytes}) do call('PEXPIRE', key, ttl_ms) end
+end
+if tonumber(limit) > 0 then
+  restore_room(base, bound, prefetched, not_full, room)
+  if ttl_ms > 0 then
+    call('PEXPIRE', not_full, ttl_ms)
+    call('PEXPIRE', room, ttl_ms)
+  end
+end
 table.insert(items, 1, OK)
 return items

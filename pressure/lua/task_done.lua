@@ -7,7 +7,8 @@
 local base, bound, fetched, joiners, joined, producers = unpack(KEYS)
 local producer_id, sequence = ARGV[1], ARGV[2]
 if call('EXISTS', bound) == 0 then return {ABSENT} end
-if string.match(call('HGET', producers, producer_id) or '', '^%d+') == sequence then return {OK} end
+local last = string.match(call('HGET', producers, producer_id) or '', '^%d+')
+if tonumber(last or 0) >= tonumber(sequence) then return {OK} end
 local total = 0
 for _, count in ipairs(call('HVALS', fetched)) do total = total + count end
 if total <= 0 then return {EMPTY} end

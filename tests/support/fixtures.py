@@ -40,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def keys_left(client: redis.Redis, name: str) -> list[str]:
     """The keys whose name holds `name`, whatever prefix, hash tag or suffix is around it."""
     literal = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in name)
-    return sorted(key.decode() for key in client.scan_iter(match=f"*{literal}*", count=1000))
+    keys = client.scan_iter(match=f"*{literal}*", count=1000)
+    return sorted(key.decode(errors="surrogateescape") for key in keys)
 
 
 @pytest.fixture(scope="session", params=_kinds())
@@ -111,7 +112,7 @@ def queue_name(request: pytest.FixtureRequest, server: ServerProcess) -> Iterato
     with server.client() as client:
         left = keys_left(client, name)
         if left:
-            client.delete(*left)
+            client.delete(*(key.encode(errors="surrogateescape") for key in left))
     if request.node.get_closest_marker("leaves_no_keys"):
         assert not left, f"keys left behind: {left}"
 

@@ -1,0 +1,481 @@
+"""`PressureQueue` for asyncio: `asyncio.Queue`'s interface, and the same queues on the server.
+
+A queue is one and the same whether it is used from here, from `pressure.PressureQueue`, or by a
+client in another language: the rules are stated once, in `pressure.flows`, and run by both.
+
+The one deviation from `asyncio.Queue`: since the queue is on a server, everything that looks at it
+is a coroutine, also `put_nowait`, `get_nowait`, `qsize`, `empty`, `full`, `task_done` and
+`shutdown`. ("nowait" means that they don't wait for room or for an item.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import AsyncIterable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import redis
+import redis.asyncio
+
+from pressure import errors, flows, items, lifecycle, upkeep
+from pressure.address import Address
+from pressure.aio_batches import batches
+from pressure.aio_errors import QueueClosedError, QueueEmptyError, QueueFullError
+from pressure.aio_handle import AsyncHandle
+from pressure.aio_lease import AsyncLease, Leasing
+from pressure.aio_letters import AsyncDeadLetters
+from pressure.aio_link import AsyncLink
+from pressure.aio_pool import FAREWELL
+from pressure.arguments import checked_bound, deadline, put_deadline
+from pressure.codec import Serializer, serializer_for
+from pressure.core import Core, Settings
+from pressure.credentials import resolve_keys
+from pressure.errors import QueueDoesNotExistError
+from pressure.items import Fetched, Gathered
+from pressure.keys import validate_name
+from pressure.link import Flow
+from pressure.pace import Pace
+from pressure.protocol import Command, Status
+from pressure.session import Session
+from pressure.stats import QueueStats, parse_stats
+
+__all__ = [
+    "AsyncDeadLetters",
+    "AsyncLease",
+    "PressureQueue",
+    "QueueClosedError",
+    "QueueEmptyError",
+    "QueueFullError",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class PressureQueue(Generic[T]):
+    """A handle to the queue `name`, for use on one event loop.
+
+    Args:
+        name, url, prefix, codec, key, settings: as for `pressure.PressureQueue`.
+        client: a `redis.asyncio.Redis` or `redis.Redis` of your own, instead of a url.
+
+    The handle belongs to the event loop of its first use, until that loop is closed; any number of
+    tasks may use it. `async with q:` or `await q.disconnect()` releases its connections, and so
+    does the end of `asyncio.run`.
+
+    *Cancellation.* A cancelled `get` loses nothing and takes nothing: an item that had already been
+    sent is back at the head of the queue in a moment, also if nobody calls again. A cancelled `put`
+    waits up to a second for the server's answer before it raises `CancelledError`; when it does,
+    the item is in the queue or never will be. Mostly it is not: it waited for room. All operations
+    work with `asyncio.timeout`, `asyncio.wait_for` and task groups.
+
+    Acknowledgements and leases: see `get` and `lease` of `pressure.PressureQueue`. Leases are
+    renewed by a thread, so that code which holds up the event loop doesn't lose them; but
+    acknowledgements of `get` are sent by the event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        client: redis.asyncio.Redis | redis.Redis | None = None,
+        prefix: str = "__pressure__",
+        codec: str | Serializer = "pickle",
+        key: bytes | str | Iterable[bytes | str] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        validate_name(name)
+        serializer = serializer_for(codec)
+        settings = settings or Settings()
+        address = Address.of(url, client)
+        if serializer is not None:
+            settings = resolve_keys(settings, key, address)
+        self._core: Core[AsyncLink] = Core(name, prefix, serializer, settings)
+        self._handle = AsyncHandle(self._core, address)
+        self._pace = Pace()
+        self.dead_letters = AsyncDeadLetters(self._handle)
+
+    @property
+    def name(self) -> str:
+        return self._core.name
+
+    # The queue's life
+
+    async def create(self, bound: int | None = None) -> None:
+        """Make the queue. At most `bound` items may be in it; None or 0: no limit.
+
+        Raises `QueueAlreadyExistsError`; `TypeError` or `ValueError` for a bad bound.
+        """
+        limit = checked_bound(bound)
+        await self._handle.call(lambda session: lifecycle.create(self._core, limit))
+
+    async def exists(self) -> bool:
+        """Whether the queue has been created and not deleted."""
+        return bool(await self._handle.ask(Command(("EXISTS", self._core.protocol.keys.bound))))
+
+    async def closed(self) -> bool:
+        """Whether the queue is closed. Raises `QueueDoesNotExistError`."""
+        return bool((await self._size())[2])
+
+    async def close(self) -> None:
+        """Close the queue for everybody: no more puts; gets go on until it is drained.
+
+        Everybody who is blocked on it wakes. Raises `QueueClosedError` if it is closed already, and
+        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. To close
+        only this handle there is `disconnect()`.
+        """
+        with _for_asyncio():
+            await self._handle.call(lambda session: self._described(lifecycle.close(self._core)))
+
+    async def shutdown(self, immediate: bool = False) -> None:
+        """As `asyncio.Queue.shutdown` (Python 3.13): `close`, but calling it again does no harm.
+
+        With `immediate`, what is queued is dropped and no longer counts as unfinished.
+        """
+        with contextlib.suppress(errors.QueueClosedError):
+            await self.close()
+        if immediate:
+            await self._handle.pool.give_back_ahead()
+            await self._ask(self._core.protocol.drain())
+
+    async def delete(self) -> None:
+        """Delete the queue and all its data. Everybody who is blocked on it wakes.
+
+        Raises `QueueDoesNotExistError`.
+        """
+        returned = await self._handle.call(lambda session: lifecycle.delete(self._core))
+        self._handle.pool.forget_queue()
+        if not returned:
+            warnings.warn(
+                f"queue {self.name!r}: deleted, though a client of protocol 0.15 had not returned "
+                "its role",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    # Putting
+
+    async def put(self, item: T, timeout: float | None = None) -> None:
+        """Put an item; returns once the server has accepted it.
+
+        `timeout` is in seconds; None waits for ever. Raises `QueueFullError` (an
+        `asyncio.QueueFull`), `QueueClosedError` (an `asyncio.QueueShutDown`),
+        `QueueDoesNotExistError`, `ItemTooLargeError`, or what pickling raises: then nothing was
+        put. If the server stays away in the middle: `OutcomeUnknownError`.
+        """
+        await self._put(item, put_deadline(True, timeout, self._core.bound), "")
+
+    async def put_nowait(self, item: T) -> None:
+        """Put an item if there is room now, else raise `QueueFullError`."""
+        await self._put(item, 0.0, "")
+
+    async def overfill(self, item: T) -> None:
+        """Put an item even if the queue is full."""
+        await self._put(item, 0.0, "overfill")
+
+    async def put_many(
+        self, iterable: Iterable[T] | AsyncIterable[T], timeout: float | None = None
+    ) -> int:
+        """Put all items of a plain or asynchronous iterable, many at a time; returns how many.
+
+        It streams: the iterable may be endless, and the bound is honoured. When `timeout` (for the
+        whole call) runs out, or the queue is closed, the error's `accepted` says how many were put.
+        If the iterable raises, what it gave before is put.
+        """
+        until = put_deadline(True, timeout, self._core.bound)
+        accepted = 0
+        async with contextlib.aclosing(
+            batches(self._pace, iterable, self._core.serialize)  # type: ignore[type-var]
+        ) as groups:
+            async for batch, failure in groups:
+                try:
+                    accepted += await self._put_bodies(batch, until, "")
+                except (errors.QueueFullError, errors.QueueClosedError) as exc:
+                    exc.accepted += accepted
+                    raise
+                if failure is not None:
+                    raise failure
+        return accepted
+
+    async def _put(self, item: T, until: float | None, mode: str) -> None:
+        await self._put_bodies([self._core.serialize(item)], until, mode)
+
+    async def _put_bodies(self, bodies: list[bytes], until: float | None, mode: str) -> int:
+        pool = self._handle.pool
+        with _for_asyncio():
+            accepted = await pool.call(
+                lambda session: items.put_bodies(self._core, session, bodies, until, mode),
+                until,
+                slots=pool.asking if until == 0.0 else pool.putting,
+                verdict=FAREWELL,
+            )
+        if accepted < len(bodies):
+            full = QueueFullError(self.name)
+            full.accepted = accepted
+            raise full
+        return accepted
+
+    # Getting
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Take the oldest item.
+
+        `timeout` is in seconds; None waits for ever. Raises `QueueEmptyError` (an
+        `asyncio.QueueEmpty`), `QueueClosedError` (an `asyncio.QueueShutDown`) once the queue is
+        closed and drained, `QueueDoesNotExistError`, or `PayloadError` for an item that can't be
+        read, which is then in the dead-letter list. An item is acknowledged with the next call or
+        within 50 ms; a crash before that delivers it once more.
+        """
+        return (await self._get(1, deadline(True, timeout)))[0]
+
+    async def get_nowait(self) -> T:
+        """Take the oldest item if there is one now, else raise `QueueEmptyError`."""
+        return (await self._get(1, 0.0))[0]
+
+    async def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
+        """Wait for an item as `get` does, and take what else is there, up to `max_items`.
+
+        If it is cancelled, all of them are given back.
+        """
+        if max_items < 1:
+            raise ValueError(f"max_items must be at least 1, not {max_items!r}")
+        return await self._get(max_items, deadline(True, timeout), count=max_items)
+
+    def __aiter__(self) -> PressureQueueIterator[T]:
+        """Get items until the queue is closed and drained.
+
+        A fast consumer fetches several at a time, if nobody else waits for them; what is fetched
+        and not used is given back within 100 ms.
+        """
+        return PressureQueueIterator(self)
+
+    async def _next(self) -> T:
+        try:
+            return (await self._get(1, None, count=self._pace.next_count(), ahead=True))[0]
+        except QueueClosedError:
+            raise StopAsyncIteration from None
+
+    async def _get(
+        self, most: int, until: float | None, *, count: int = 1, ahead: bool = False
+    ) -> list[T]:
+        """Up to `most` items; takes `count` if none were fetched before."""
+        core, pool = self._core, self._handle.pool
+        with _for_asyncio():
+            found = await pool.call(
+                lambda session: items.gather(core, session, most, until, count=count, ahead=ahead),
+                until,
+                # What is here already does not have to wait for those who wait.
+                slots=pool.asking if until == 0.0 or core.buffer else pool.getting,
+                commit=self._hand_out,
+                undo=self._hand_back,
+            )
+        if not found.items:
+            raise QueueEmptyError(core.name)
+        return [obj for _, obj in found.items]
+
+    def _hand_out(self, session: Session[AsyncLink], found: Gathered) -> None:
+        for one, _ in found.items:
+            one.session.pending.append((one.kind, one.tag))
+            self._core.moved(one)
+        if found.ahead:
+            self._pace.fetched()
+
+    def _hand_back(self, session: Session[AsyncLink], found: Gathered) -> Flow[None]:
+        # The newest first, so that the oldest ends up at the very head.
+        for one, _ in reversed(found.items):
+            try:
+                yield from upkeep.hand_back(self._core, one.session, one.tag, ahead=one.kind == "a")
+            finally:
+                self._core.moved(one)
+
+    # Leases
+
+    def lease(self, timeout: float | None = None) -> Leasing[T]:
+        """Take the oldest item on lease: it is in the queue again unless it is acknowledged.
+
+        ``async with q.lease(timeout=5) as item:`` acknowledges when the block succeeds and gives
+        the item back when it raises; ``lease = await q.lease()`` leaves that to you. `timeout` is
+        for the wait (seconds). The lease renews itself while this process lives. Raises as `get`
+        does.
+        """
+        return Leasing(lambda: self._lease(timeout))
+
+    async def _lease(self, timeout: float | None) -> AsyncLease[T]:
+        until = deadline(True, timeout)
+        core, pool = self._core, self._handle.pool
+        lease: list[AsyncLease[T]] = []
+
+        def commit(session: Session[AsyncLink], fetched: Fetched | None) -> None:
+            if fetched is not None and fetched.obj is not items.SKIPPED:
+                session.leased[fetched.tag] += 1
+                lease.append(
+                    AsyncLease(self._handle, session, fetched.tag, fetched.obj, fetched.deliveries)
+                )
+
+        def undo(session: Session[AsyncLink], fetched: Fetched | None) -> Flow[None]:
+            if fetched is not None and fetched.obj is not items.SKIPPED:
+                yield from upkeep.hand_back(core, session, fetched.tag, ahead=fetched.kind == "a")
+
+        while not lease:
+            with _for_asyncio():
+                fetched = await pool.call(
+                    lambda session: items.fetch(core, session, 1, until, ahead=False),
+                    until,
+                    slots=pool.getting,
+                    commit=commit,
+                    undo=undo,
+                )
+            if fetched is None:
+                raise QueueEmptyError(core.name)
+        return lease[0]
+
+    # join
+
+    async def task_done(self) -> None:
+        """Say that an item that `get` returned is done, as `asyncio.Queue.task_done`.
+
+        Raises `ValueError` if called more often than items were got, by all consumers together.
+        """
+        await self._handle.pool.flush()
+        counted = await self._handle.call(lambda session: lifecycle.task_done(self._core, session))
+        if not counted and not self._core.forfeited:
+            raise ValueError("task_done() called too many times")
+
+    async def join(self, timeout: float | None = None) -> None:
+        """Wait until every item is done, whoever got it, as `asyncio.Queue.join`.
+
+        A consumer that dies doesn't hold it up: what it had on lease comes back, and what it had
+        got counts as done. Raises `TimeoutError` if `timeout` (seconds) is given and runs out.
+        """
+        until = deadline(True, timeout)
+        pool = self._handle.pool
+        finished = await pool.call(
+            lambda session: lifecycle.join(self._core, until), until, slots=pool.joining
+        )
+        if not finished:
+            raise TimeoutError(f"queue {self.name!r}: not finished within {timeout} s")
+
+    async def unfinished_tasks(self) -> int:
+        """How many items are queued, on lease, or got and not yet done."""
+        return await self._handle.call(lambda session: lifecycle.unfinished(self._core))
+
+    # Looking
+
+    async def qsize(self) -> int:
+        """How many items are in the queue now. Raises `QueueDoesNotExistError`."""
+        length: int = (await self._size())[0]
+        return length
+
+    async def empty(self) -> bool:
+        """Whether the queue is empty now; that may change at once."""
+        return await self.qsize() == 0
+
+    async def full(self) -> bool:
+        """Whether the bound is reached now."""
+        length, bound, *_ = await self._size()
+        return bool(0 < bound <= length)
+
+    async def maxsize(self) -> int:
+        """The bound; 0: none."""
+        bound: int = (await self._size())[1]
+        return bound
+
+    async def set_maxsize(self, bound: int) -> None:
+        """Change the bound, for everybody; what exceeds it stays."""
+        await self._ask(self._core.protocol.set_bound(checked_bound(bound)))
+
+    async def peek(self) -> T:
+        """The oldest item, which stays where it is. Raises `QueueEmptyError`."""
+        return await self._peek(-1)
+
+    async def peek_reverse(self) -> T:
+        """The newest item, which stays where it is. Raises `QueueEmptyError`."""
+        return await self._peek(0)
+
+    async def _peek(self, index: int) -> T:
+        core = self._core
+
+        def look() -> Flow[Any]:
+            reply = yield core.protocol.peek(index)
+            if reply[0] == Status.ABSENT:
+                raise QueueDoesNotExistError(core.name)
+            if reply[0] == Status.EMPTY:
+                raise QueueEmptyError(core.name)
+            return (yield from items.read_item(core, reply[1]))
+
+        return await self._handle.call(lambda session: self._described(look()))
+
+    async def stats(self) -> QueueStats:
+        """Counters, sizes and the last clients, at one instant."""
+        return parse_stats(self._core, await self._ask(self._core.protocol.stats()))
+
+    async def break_role(self, role: str) -> str:
+        """Free the `"producer"` or `"consumer"` role of a client of protocol 0.15 that died.
+
+        Returns the name of the client that held it; empty if nobody did.
+        """
+        if role not in ("producer", "consumer"):
+            raise ValueError(f"a role is 'producer' or 'consumer', not {role!r}")
+        return await self._handle.call(lambda session: lifecycle.break_role(self._core, role))
+
+    # This handle
+
+    async def disconnect(self) -> None:
+        """Release this handle's connections, and give back what it holds. The queue lives on.
+
+        The handle can still be used: it connects again.
+        """
+        await self._handle.disconnect()
+
+    async def __aenter__(self) -> PressureQueue[T]:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.disconnect()
+
+    def __repr__(self) -> str:
+        return f"<PressureQueue {self.name!r} at {self._handle.address} (asyncio)>"
+
+    async def _size(self) -> Any:
+        return (await self._ask(self._core.protocol.size()))[1:]
+
+    async def _ask(self, command: Command) -> Any:
+        reply = await self._handle.ask(command)
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(self.name)
+        return reply
+
+    def _described(self, flow: Flow[R]) -> Flow[R]:
+        if not self._core.generation:
+            yield from flows.describe(self._core)
+        return (yield from flow)
+
+
+class PressureQueueIterator(Generic[T]):
+    """What `async for item in queue` runs."""
+
+    def __init__(self, queue: PressureQueue[T]) -> None:
+        self._queue = queue
+
+    def __aiter__(self) -> PressureQueueIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return await self._queue._next()
+
+
+@contextlib.contextmanager
+def _for_asyncio() -> Iterator[None]:
+    """Turn the error of a closed queue into one that asyncio code knows."""
+    try:
+        yield
+    except errors.QueueClosedError as exc:
+        raise QueueClosedError.of(exc) from None

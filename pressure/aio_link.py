@@ -1,0 +1,359 @@
+"""One asyncio connection to the server, and the driver that runs flows over it.
+
+The counterpart of `pressure.link`. What is particular here is cancellation: it may strike wherever
+a coroutine waits. A reply that is still owed then is not lost: what was interrupted can be taken up
+again, and goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections import deque
+from typing import Any, Generic, Protocol, TypeVar
+
+import redis.asyncio.connection as redis_connection
+import redis.backoff
+import redis.exceptions as redis_errors
+from redis.asyncio.retry import Retry
+
+from pressure.address import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Address
+from pressure.errors import OperationUnblocked, PressureError
+from pressure.link import (
+    BLOCK_MARGIN,
+    OOM_POLL,
+    Attempts,
+    Block,
+    Flow,
+    Post,
+    Request,
+    Sleep,
+    run_id,
+)
+from pressure.protocol import Command
+from pressure.retry import Broken, Disconnected, Oom, classify
+
+__all__ = ["AsyncLink", "Control", "Operation"]
+
+log = logging.getLogger("pressure")
+
+T = TypeVar("T")
+
+
+def new_connection(address: Address) -> Any:
+    """An unconnected redis-py connection for asyncio, of the kind that the address asks for."""
+    # redis-py names its two families of classes alike.
+    for base in address.connection_class.__mro__:
+        kind: Any = getattr(redis_connection, base.__name__, None)
+        if isinstance(kind, type):
+            break
+    else:
+        raise TypeError(f"asyncio knows no {address.connection_class.__name__}")
+    known: set[str] = set()
+    for base in kind.__mro__:
+        known |= inspect.signature(base).parameters.keys() if base is not object else set()
+    settings = {name: value for name, value in address.settings.items() if name in known}
+    # Deadlines are kept here: with its own, redis-py puts a task around each sending.
+    settings["socket_timeout"] = None
+    settings["retry"] = Retry(redis.backoff.NoBackoff(), 0)
+    return kind(**settings)
+
+
+class AsyncExecutor(Protocol):
+    """Something that sends one command: a link, or a handle's second connection."""
+
+    async def execute(self, command: Command) -> object: ...
+
+
+class AsyncLink:
+    """A connection that opens itself when it is used. One operation at a time may use it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.waiter = ""
+        self.ever_connected = False
+        self._connection: Any = None
+        self._owed: Command | None = None
+        self._posted: deque[Command] = deque()
+
+    @property
+    def client_id(self) -> bytes:
+        """The server's number for this connection; empty while it is not connected."""
+        return self.waiter.partition("@")[0].encode()
+
+    async def connect(self) -> Any:
+        """Connect if need be. Raises `Broken`, or a final error."""
+        if self._connection is not None:
+            return self._connection
+        connection = new_connection(self.address)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+                # The server's id of this connection and of itself: how others unblock it.
+                await connection.send_command("CLIENT", "ID")
+                await connection.send_command("INFO", "server")
+                number = int(await connection.read_response())
+                self.waiter = f"{number}@{await _run_id(connection)}"
+        except (redis_errors.RedisError, OSError) as exc:
+            await connection.disconnect(nowait=True)
+            raise classify(exc, sent=False, where=str(self.address)) from exc
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self.ever_connected = True
+        self._connection = connection
+        return connection
+
+    async def close(self, *, nowait: bool = True) -> None:
+        """Close the connection. Without `nowait` the socket is closed when this returns."""
+        connection, self._connection, self.waiter = self._connection, None, ""
+        self._owed = None
+        self._posted.clear()
+        if connection is not None:
+            await connection.disconnect(nowait=nowait)
+
+    async def execute(self, command: Command) -> Any:
+        """Send one command and return its reply. Raises `Broken`, or a final error.
+
+        If it is cancelled it may be called again with the same command, and then goes on waiting
+        for the reply.
+        """
+        try:
+            async with asyncio.timeout(SOCKET_TIMEOUT):
+                if self._owed is not command:
+                    await self._send(command)
+                return await self._receive(command)
+        except TimeoutError as exc:
+            sent = self._owed is command
+            await self.close()
+            raise classify(exc, sent=sent, where=str(self.address)) from exc
+
+    async def post(self, command: Command) -> None:
+        """Send a command whose reply is read, and dropped, with the next one's. Raises `Broken`."""
+        await self._send(command)
+        self._owed = None
+        self._posted.append(command)
+
+    async def block(self, request: Block, control: AsyncExecutor) -> Any:
+        """Run a blocking command, and end it by force when its time is up."""
+        command = request.command
+        patience = time.monotonic() + request.seconds + BLOCK_MARGIN
+        until = patience if request.until is None else min(patience, request.until)
+        try:
+            if self._owed is not command:
+                await self._send(command)
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                return await self._receive(command)
+        except TimeoutError:
+            if until == patience:
+                await self.close()
+                raise _no_reply() from None
+        except Oom:
+            # Blocking moves are refused when memory is out, scripts that drain are not: so poll.
+            await asyncio.sleep(OOM_POLL)
+            return None
+        return await self.end_block(request, control)
+
+    async def end_block(self, request: Block, control: AsyncExecutor) -> Any:
+        """End a blocking command and return its last reply; None if nothing came."""
+        if self._owed is not request.command:
+            return None
+        try:
+            if self._connection is not None:
+                await control.execute(Command(("CLIENT", "UNBLOCK", self.client_id, "TIMEOUT")))
+            async with asyncio.timeout(BLOCK_MARGIN):
+                return await self._receive(request.command)
+        except TimeoutError:
+            await self.close()
+            raise _no_reply() from None
+        except Oom:
+            return None
+        except Broken:
+            await self.close()
+            raise
+
+    async def _send(self, command: Command) -> None:
+        if self._owed is not None:
+            # Its reply would be taken for this command's.
+            await self.close()
+        connection = self._connection or await self.connect()
+        while self._posted:
+            try:
+                await self._read(connection, self._posted[0])
+            except (PressureError, Broken) as exc:
+                if self._connection is None:
+                    raise
+                log.debug("a posted %s failed: %s", self._posted[0].words[0], exc)
+            self._posted.popleft()
+        self._owed = command
+        try:
+            await connection.send_command(*command.words)
+        except (redis_errors.RedisError, OSError) as exc:
+            raise await self._failure(exc) from exc
+        except BaseException:
+            # Perhaps half of it was sent. Taken up again, it finds the connection broken.
+            await self.close()
+            self._owed = command
+            raise
+
+    async def _receive(self, command: Command) -> Any:
+        connection = self._connection
+        if connection is None:
+            self._owed = None
+            raise Broken(ConnectionError("the connection was closed"), sent=True)
+        reply = await self._read(connection, command)
+        self._owed = None
+        return reply
+
+    async def _read(self, connection: Any, command: Command) -> Any:
+        """The next reply. A script that the server has not seen is sent whole."""
+        try:
+            try:
+                return await connection.read_response(disconnect_on_error=False)
+            except redis_errors.NoScriptError:
+                if command.script is None:
+                    raise
+                await connection.send_command("EVAL", command.script.text, *command.words[2:])
+                return await connection.read_response(disconnect_on_error=False)
+        except (redis_errors.RedisError, OSError) as exc:
+            raise await self._failure(exc) from exc
+
+    async def _failure(self, exc: Exception) -> Exception:
+        failure = classify(exc, sent=True, where=str(self.address))
+        if isinstance(failure, Broken) or not isinstance(exc, redis_errors.ResponseError):
+            await self.close()
+        self._owed = None
+        return failure
+
+
+async def _run_id(connection: Any) -> str:
+    try:
+        info = await connection.read_response()
+    except redis_errors.NoPermissionError:
+        return ""
+    return run_id(info)
+
+
+def _no_reply() -> Broken:
+    return Broken(ConnectionError("no reply to a blocking command"), sent=True)
+
+
+class Control:
+    """A handle's second connection, over which the others are unblocked."""
+
+    def __init__(self, address: Address) -> None:
+        self._link = AsyncLink(address)
+        self._lock = asyncio.Lock()
+
+    async def execute(self, command: Command) -> object:
+        async with self._lock:
+            return await self._link.execute(command)
+
+    async def close(self) -> None:
+        await self._link.close(nowait=False)
+
+
+class _Again(Exception):
+    """The request is to be sent again."""
+
+
+class Operation(Generic[T]):
+    """A flow under way over a link, which can be cancelled and then brought to its end."""
+
+    def __init__(
+        self,
+        name: str,
+        flow: Flow[T],
+        link: AsyncLink,
+        control: AsyncExecutor,
+        *,
+        reconnect_timeout: float,
+        deadline: float | None = None,
+    ) -> None:
+        self._name = name
+        self._flow = flow
+        self._link = link
+        self._control = control
+        self._attempts = Attempts(link.address, reconnect_timeout, deadline)
+        self._request: Request | None = None
+        self._delay: float | None = None
+        self._concluding = False
+
+    async def run(self) -> T:
+        """Run the flow to its end; `pressure.link.Attempts` says what a broken connection means.
+
+        If this is cancelled the flow stands still, and `conclude` takes it up.
+        """
+        result: T
+        flow = self._flow
+        try:
+            request = next(flow) if self._request is None else self._request
+            while True:
+                self._request = request
+                try:
+                    reply = await self._attempt(request)
+                except asyncio.CancelledError:
+                    raise
+                except _Again:
+                    continue
+                except BaseException as exc:
+                    # It puts its session in order now, and not whenever the traceback is dropped.
+                    request = flow.throw(exc)
+                else:
+                    request = flow.send(reply)
+        except StopIteration as stop:
+            result = stop.value
+            return result
+
+    async def conclude(self, deadline: float) -> T:
+        """Bring a flow that was cancelled to its end soon, by `deadline` (monotonic) if possible.
+
+        It blocks no more. Raises `OperationUnblocked` if what it waited for did not come.
+        """
+        self._concluding = True
+        self._attempts.deadline = deadline
+        return await self.run()
+
+    def drop(self) -> None:
+        """End the flow where it stands."""
+        self._flow.close()
+
+    async def _attempt(self, request: Request) -> Any:
+        """The reply to a request. Raises what is to be thrown into the flow, or `_Again`."""
+        attempts = self._attempts
+        if self._delay is None:
+            try:
+                reply = await self._perform(request)
+            except Broken as broken:
+                connected = self._link.ever_connected
+                self._delay = attempts.failed(request, broken, ever_connected=connected)
+            else:
+                attempts.succeeded()
+                if self._concluding and reply is None and isinstance(request, Block | Sleep):
+                    raise OperationUnblocked(self._name)
+                return reply
+        # It is kept until it has passed: whoever takes up the flow goes on with it.
+        await asyncio.sleep(self._delay)
+        self._delay = None
+        if attempts.may_repeat(request):
+            raise _Again
+        if not attempts.may_skip(request):
+            raise Disconnected
+        if self._concluding:
+            raise OperationUnblocked(self._name)
+        return None
+
+    async def _perform(self, request: Request) -> Any:
+        if isinstance(request, Command):
+            return await self._link.execute(request)
+        if isinstance(request, Post):
+            return await self._link.post(request.command)
+        if isinstance(request, Block):
+            if self._concluding:
+                return await self._link.end_block(request, self._control)
+            return await self._link.block(request, self._control)
+        if not self._concluding:
+            await asyncio.sleep(request.seconds)
+        return None

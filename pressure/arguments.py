@@ -1,0 +1,38 @@
+"""What callers pass, checked: the synchronous and the asyncio queue take the same."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["MAX_BOUND", "checked_bound", "deadline", "put_deadline"]
+
+MAX_BOUND = 2**53
+
+
+def deadline(block: bool, timeout: float | None) -> float | None:
+    """The monotonic time to stop at; 0: at once, None: never."""
+    if not block:
+        return 0.0
+    if timeout is None:
+        return None
+    if timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return time.monotonic() + timeout
+
+
+def put_deadline(block: bool, timeout: float | None, bound: int) -> float | None:
+    """As `deadline`, but an unbounded queue never looks at the time-out, as `queue.Queue.put`."""
+    if timeout is not None and timeout < 0 and block and bound == 0:
+        return 0.0
+    return deadline(block, timeout)
+
+
+def checked_bound(bound: int | None) -> int:
+    """The bound as a number; 0: none. Raises `TypeError` or `ValueError`."""
+    if bound is None:
+        return 0
+    if not isinstance(bound, int) or isinstance(bound, bool):
+        raise TypeError(f"bound must be an int, not {type(bound).__name__}")
+    if not 0 <= bound <= MAX_BOUND:
+        raise ValueError(f"bound must be 0 (no limit) or positive, not {bound}")
+    return bound

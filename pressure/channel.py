@@ -1,0 +1,429 @@
+"""A queue as the executor uses it: records of bytes, claimed on lease and answered.
+
+A `Channel` is a queue whose items carry a message id of the sender's choice. A `Consumer` claims
+items and records what became of them, in one step with claiming the next. Outcomes travel to reply
+queues, each named after a client, in the same slot as the queue itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from pressure import blobs, envelope, flows, lifecycle
+from pressure.address import Address
+from pressure.codec import BadSignature, Codec
+from pressure.core import Core, Settings
+from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
+from pressure.exchanging import exchange, wait_for_one
+from pressure.handle import Handle
+from pressure.keys import Keys, validate_name
+from pressure.link import Flow, Link
+from pressure.protocol import Command, Outcome, Status
+from pressure.session import Session
+
+__all__ = ["Channel", "Consumer", "Delivery", "Record", "Verdict"]
+
+ID_BYTES = 16
+REPLY_TTL = 60.0
+
+
+class Record(NamedTuple):
+    """What is sent: a message id of 16 bytes, the body, and the most deliveries (0: no limit)."""
+
+    id: bytes
+    body: bytes
+    max_deliveries: int = 0
+
+
+class Delivery(NamedTuple):
+    """What is claimed. `error` says why the body must not be used, if it must not."""
+
+    id: bytes
+    client_id: bytes
+    body: bytes
+    deliveries: int
+    max_deliveries: int
+    put_ms: int
+    error: str = ""
+
+
+class Verdict(NamedTuple):
+    """What became of a delivery: an answer for its client (None: none), and the reason (JSON) why
+    it goes to the dead letters (empty: it doesn't)."""
+
+    delivery: Delivery
+    answer: bytes | None
+    dead_letter: str = ""
+
+
+class Opaque:
+    """The serializer of a channel: bodies are bytes already."""
+
+    def dumps(self, obj: Any, /) -> bytes:
+        return bytes(obj)
+
+    def loads(self, data: bytes, /) -> Any:
+        return data
+
+
+class Channel:
+    """A handle to the queue `name`, in the slot of `tag` (a leading part of the name).
+
+    `client_id` (16 bytes) signs what is sent as this client's. With `owner`, the queue is this
+    client's reply queue: its generation is the client id, so that workers can sign for it without
+    asking, and it vanishes from the server when its owner is gone for a minute.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        *,
+        tag: str,
+        prefix: str,
+        settings: Settings,
+        client_id: bytes | None = None,
+        reply: bool = False,
+    ) -> None:
+        validate_name(name)
+        settings = replace(settings, hash_tag=tag)
+        if reply:
+            settings = replace(settings, direction="result", ttl=REPLY_TTL)
+        self.prefix, self.tag = prefix, tag
+        self.client_id = client_id or os.urandom(ID_BYTES)
+        self.core: Core[Link] = Core(name, prefix, Opaque(), settings)
+        self.core.client_id = self.client_id
+        self.core.learn(b"", 0)
+        self.handle = Handle(self.core, address)
+        self._reply = reply
+
+    @property
+    def name(self) -> str:
+        return self.core.name
+
+    def reply_channel(self) -> Channel:
+        """This client's reply queue."""
+        return Channel(
+            reply_name(self.name, self.client_id),
+            self.handle.address,
+            tag=self.tag,
+            prefix=self.prefix,
+            settings=self.core.settings,
+            client_id=self.client_id,
+            reply=True,
+        )
+
+    def ensure(self, bound: int = 0) -> None:
+        """Create the queue if it is not there, and learn what must be known of it."""
+        generation = self.client_id.hex().encode() if self._reply else None
+        try:
+            self.handle.call(lifecycle.create(self.core, bound, generation))
+        except QueueAlreadyExistsError:
+            self.handle.call(flows.describe(self.core))
+
+    def send(
+        self, records: Sequence[Record], until: float | None = None, *, at_head: bool = False
+    ) -> int:
+        """Put records in order; returns how many were accepted by `until` (monotonic). At the head
+        of the queue they may exceed its bound. Raises as `PressureQueue.put` does."""
+        session = self.handle.acquire()
+        try:
+            return self.handle.run(self._send(session, records, until, at_head), session, until)
+        finally:
+            self.handle.release(session)
+
+    def _send(
+        self, session: Session[Link], records: Sequence[Record], until: float | None, at_head: bool
+    ) -> Flow[int]:
+        if not self.core.generation:
+            yield from flows.describe(self.core)
+        while True:
+            codec = self.core.codec
+            assert codec is not None
+            values = []
+            for record in records:
+                values.append((yield from _pack(self.core, codec, record)))
+            try:
+                mode = "head" if at_head else ""
+                return (yield from flows.put(self.core, session, values, until, mode))
+            except flows.OtherGeneration:
+                yield from flows.describe(self.core)
+
+    def withdraw(self, ids: Sequence[bytes], until: float | None = None) -> list[bool]:
+        """Take records out of the queue again; says for each whether it was still there."""
+        session = self.handle.acquire()
+        try:
+            reply = self.handle.run(_withdraw(self.core, session, ids), session, until)
+        finally:
+            self.handle.release(session)
+        return [digit == 0x31 for digit in reply]
+
+    def consumer(self) -> Consumer:
+        return Consumer(self)
+
+    def store(self, name: bytes, body: bytes) -> None:
+        """Keep a signed body beside the queue under a name of the caller's."""
+        if not self.core.generation:
+            self.handle.call(flows.describe(self.core))
+        self.handle.call(_store(self.core, name, body))
+
+    def fetch(self, client_id: bytes, name: bytes) -> bytes | None:
+        """What a client keeps under a name beside its reply queue; None if it is not there.
+
+        Raises `BadSignature`.
+        """
+        return self.handle.call(_fetch(reply_core(self.core, client_id), name))
+
+    def reply_exists(self, client_id: bytes) -> bool:
+        """Whether a client is there to receive answers."""
+        keys = _reply_keys(self.core, client_id)
+        return bool(self.handle.ask(Command(("EXISTS", keys.bound))))
+
+    def notify(self, client_id: bytes, id: bytes, body: bytes) -> None:
+        """Send a client word of a record that is no verdict. Dropped if the client is gone."""
+        session = self.handle.acquire()
+        try:
+            flow = _notify(reply_core(self.core, client_id), session, Record(id, body))
+            self.handle.run(flow, session, time.monotonic() + 5.0)
+        finally:
+            self.handle.release(session)
+
+    def reap(self, consumer: bytes, charge: Sequence[bytes]) -> int:
+        """Put back what a consumer held that is certainly dead; `charge` are the ids of what it
+        had started. Returns how many items went back."""
+        command = self.core.protocol.reap(consumer, force=True, charge_oldest=False, charge=charge)
+        reply: Any = self.handle.ask(command)
+        return int(reply[1]) if reply[0] == Status.OK else 0
+
+    def renew(self, consumers: Sequence[bytes]) -> None:
+        """Renew the leases of these consumers, and reap those that are due."""
+        self.handle.call(_renew(self.core, consumers), time.monotonic() + 1.0)
+
+    def size(self) -> int:
+        reply: Any = self.handle.ask(self.core.protocol.size())
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(self.name)
+        return int(reply[1])
+
+    def delete(self) -> None:
+        self.handle.call(lifecycle.delete(self.core), time.monotonic() + 5.0)
+        self.handle.forget_queue()
+
+    def unblock(self) -> None:
+        self.handle.unblock()
+
+    def disconnect(self) -> None:
+        self.handle.disconnect()
+
+
+class Consumer:
+    """One consumer of a channel. Its operations exclude each other by `lock`, which is held also
+    while one of them blocks."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._core = channel.core
+        self._session = channel.handle.acquire()
+        self.lock = threading.RLock()
+        self._codecs: dict[bytes, tuple[Core[Link], Codec]] = {}
+
+    @property
+    def id(self) -> bytes:
+        """Its name at the server. It changes when the connection is lost."""
+        return self._session.consumer
+
+    @property
+    def known(self) -> bool:
+        """Whether the server knows it as a consumer: only then can `next` wait."""
+        return self._session.known
+
+    @property
+    def life(self) -> int:
+        """Changes when its leases were lost: what it holds is then somebody else's."""
+        return self._session.life
+
+    def exchange(
+        self, verdicts: Sequence[Verdict], count: int, until: float | None = None
+    ) -> list[Delivery]:
+        """Record verdicts and claim up to `count` deliveries, waiting for the first until `until`.
+
+        A verdict on a lost lease is dropped. Returns an empty list at `until`, or after `unblock`.
+        """
+        with self.lock:
+            flow = self._exchange(verdicts, count, until)
+            return self._channel.handle.run(flow, self._session, until)
+
+    def _exchange(
+        self, verdicts: Sequence[Verdict], count: int, until: float | None
+    ) -> Flow[list[Delivery]]:
+        if not self._core.generation:
+            yield from flows.describe(self._core)
+        outcomes = []
+        for verdict in verdicts:
+            outcomes.append((yield from self._outcome(verdict)))
+        items = yield from exchange(self._core, self._session, outcomes, count, until)
+        deliveries = []
+        for item in items:
+            deliveries.append((yield from _open(self._core, item)))
+        return deliveries
+
+    def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
+        delivery, answer, dead_letter = verdict
+        if answer is None:
+            return Outcome(delivery.id, None, b"", dead_letter)
+        known = self._codecs.get(delivery.client_id)
+        if known is None:
+            if len(self._codecs) > 1000:
+                self._codecs.clear()
+            core = reply_core(self._core, delivery.client_id)
+            assert core.codec is not None
+            known = self._codecs[delivery.client_id] = core, core.codec
+        core, codec = known
+        try:
+            value = yield from _pack(core, codec, Record(delivery.id, answer))
+        except QueueDoesNotExistError:
+            # Too large to travel inline, and nobody is there to fetch it.
+            return Outcome(delivery.id, None, b"", dead_letter)
+        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
+
+    def next(self, until: float | None = None) -> Delivery | None:
+        """Wait for one delivery without recording anything: the quickest way when little comes.
+
+        None at `until`, or now and then: `exchange` then says whether the queue is still there.
+        """
+        with self.lock:
+            return self._channel.handle.run(self._next(until), self._session, until)
+
+    def _next(self, until: float | None) -> Flow[Delivery | None]:
+        session = self._session
+        if not session.known or session.stale:
+            return None
+        item = yield from wait_for_one(self._core, session, until, settle=False)
+        return None if item is None else (yield from _open(self._core, item))
+
+    def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:
+        """Return what was claimed to the head of the queue."""
+        with self.lock:
+            session = self._session
+            command = self._core.protocol.give_back(session.consumer, ids, charge=charge)
+            self._channel.handle.run(_one(command), session, time.monotonic() + 5.0)
+            for id in ids:
+                session.leased.pop(id, None)
+
+    def close(self) -> None:
+        """Give everything back and sign off."""
+        self._channel.handle.release(self._session)
+
+
+def reply_name(queue: str, client_id: bytes) -> str:
+    return f"{queue}:reply:{client_id.hex()}"
+
+
+def reply_core(core: Core[Any], client_id: bytes) -> Core[Any]:
+    """What must be known of a client's reply queue to write to it."""
+    settings = replace(core.settings, direction="result", ttl=REPLY_TTL, max_deliveries=0)
+    prefix = core.protocol.keys.prefix
+    reply: Core[Any] = Core(reply_name(core.name, client_id), prefix, Opaque(), settings)
+    reply.learn(client_id.hex().encode(), 0)
+    return reply
+
+
+def _reply_keys(core: Core[Any], client_id: bytes) -> Keys:
+    return Keys(
+        core.protocol.keys.prefix, reply_name(core.name, client_id), hash_tag=core.settings.hash_tag
+    )
+
+
+def _pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
+    core.check_size(record.body)
+    if len(record.body) <= blobs.INLINE_BYTES:
+        return codec.pack(record.id, record.body, max_deliveries=record.max_deliveries)
+    reference = yield from blobs.upload(core, record.id, record.body)
+    return codec.pack(
+        record.id,
+        reference,
+        flags=envelope.BLOB,
+        content=record.body,
+        max_deliveries=record.max_deliveries,
+    )
+
+
+def _open(core: Core[Any], item: bytes) -> Flow[Delivery]:
+    codec = core.codec
+    assert codec is not None
+    body, error = b"", ""
+    try:
+        parsed = codec.parse(item)
+    except ValueError as exc:
+        return Delivery(core.tag_of(item), b"", b"", 0, 0, 0, str(exc))
+    try:
+        content = b""
+        if parsed.flags & envelope.BLOB:
+            if blobs.size_of(parsed.body) > core.settings.max_item_bytes:
+                raise ValueError("its body exceeds max_item_bytes")
+            content = yield from blobs.download(core, parsed.message_id, parsed.body)
+        codec.check(parsed, content)
+        body = content or bytes(parsed.body)
+    except BadSignature as exc:
+        error = f"refused: {exc}"
+    except ValueError as exc:
+        error = str(exc)
+    return Delivery(
+        parsed.message_id,
+        parsed.client_id,
+        body,
+        parsed.deliveries,
+        parsed.max_deliveries,
+        parsed.put_ms,
+        error,
+    )
+
+
+def _withdraw(core: Core[Any], session: Session[Any], ids: Sequence[bytes]) -> Flow[bytes]:
+    reply = yield core.protocol.withdraw(session.producer, session.next_number(), ids)
+    return reply[1] if reply[0] == Status.OK else b"0" * len(ids)
+
+
+def _notify(core: Core[Any], session: Session[Any], record: Record) -> Flow[None]:
+    codec = core.codec
+    assert codec is not None
+    try:
+        value = yield from _pack(core, codec, record)
+        yield from flows.put(core, session, [value], time.monotonic() + 5.0)
+    except (QueueDoesNotExistError, flows.OtherGeneration):
+        pass
+
+
+def _store(core: Core[Any], name: bytes, body: bytes) -> Flow[None]:
+    codec = core.codec
+    assert codec is not None
+    value = yield from _pack(core, codec, Record(name[:ID_BYTES], body))
+    yield core.protocol.store(name, value)
+
+
+def _fetch(core: Core[Any], name: bytes) -> Flow[bytes | None]:
+    value = yield core.protocol.fetch(name)
+    if value is None:
+        return None
+    delivery = yield from _open(core, value)
+    if delivery.error:
+        raise BadSignature(delivery.error)
+    if delivery.id != name[:ID_BYTES]:
+        raise BadSignature("it was stored under another name")
+    return delivery.body
+
+
+def _renew(core: Core[Any], consumers: Sequence[bytes]) -> Flow[None]:
+    _, due = yield core.protocol.renew(core.lease_ms, consumers)
+    for consumer in due:
+        yield core.protocol.reap(consumer)
+
+
+def _one(command: Command) -> Flow[object]:
+    reply: object = yield command
+    return reply

@@ -1,0 +1,92 @@
+"""How every command ends: with an exit code, and one sentence on stderr instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from click.exceptions import Exit
+
+from pressure.errors import (
+    PressureError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+    QueueFullError,
+    QueueInUseError,
+)
+
+__all__ = ["EXIT_CODES", "Program", "exit_on_sigterm"]
+
+ERROR = 1
+TIMED_OUT = 3
+NO_QUEUE = 4
+CLOSED = 5
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+"""As a shell sees it when the signal itself ends a program."""
+
+EXIT_CODES = """\b
+Exit codes:
+    0  done
+    1  an error: no server there, an item too large, ...
+    2  wrong usage
+    3  the time-out ran out
+    4  the queue does not exist, or was deleted meanwhile
+    5  the queue is closed, so nothing can be put
+  130  Ctrl-C; 141: nobody reads the output any more; 143: SIGTERM"""
+"""The last paragraph of a command's help."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class Program(click.Group):
+    """A group of commands that maps what they raise to exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PressureError as exc:
+            _say(exc)
+            code = _code(exc)
+        except BrokenPipeError:
+            # Python would complain when it flushes stdout at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        except (OSError, ValueError) as exc:
+            _say(exc)
+            code = ERROR
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Terminated:
+            code = TERMINATED
+        raise Exit(code)
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the program, so that what is held goes back at once and not when a lease
+    runs out."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _say(exc: Exception) -> None:
+    print(f"pressure: {exc}", file=sys.stderr)
+
+
+def _code(exc: PressureError) -> int:
+    if isinstance(exc, QueueFullError | QueueEmptyError | QueueInUseError):
+        return TIMED_OUT
+    if isinstance(exc, QueueDoesNotExistError):
+        return NO_QUEUE
+    if isinstance(exc, QueueClosedError):
+        return CLOSED
+    return ERROR

@@ -1,0 +1,300 @@
+"""A crew of worker processes: started, watched, replaced when they die, stopped.
+
+The one who runs `watch` is the supervisor: a thread of the executor's process for local workers,
+the main thread of `pressure-worker`. It renews the leases of its workers, since a task that holds
+the interpreter lock must not cost a worker its lease, and when a worker dies it gives back at once
+what that worker held, charging only the task that was running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any
+
+from pressure.channel import Channel
+from pressure.errors import PressureError
+from pressure.executor.notes import Notes
+from pressure.executor.post import BROKEN_EXIT, Post
+from pressure.executor.records import Kind, pack_answer
+from pressure.executor.worker import work
+
+__all__ = ["Crew"]
+
+log = logging.getLogger("pressure.worker")
+
+STDERR_LINES = 20
+STEP = 1.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+SHORT_LIFE = 1.0
+"""A worker that dies within this time of its start (seconds) is replaced more slowly each time."""
+
+
+@dataclass(slots=True)
+class _Member:
+    process: Any
+    notes: Notes
+    path: str
+    started: float
+    stderr: int
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES))
+    partial: bytes = b""
+
+
+class Crew:
+    """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`.
+
+    `broken` is called once, with a reason, when the initializer fails in a worker: then no worker
+    is started any more.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channel: Channel,
+        post: Callable[[str, int | None], Post],
+        *,
+        context: Any = None,
+        broken: Callable[[str], None] | None = None,
+        capture_stderr: bool = True,
+    ) -> None:
+        self._size = size
+        self._channel = channel
+        self._post = post
+        self._context = context or multiprocessing.get_context()
+        self._broken = broken
+        # A pipe can be inherited by fork alone.
+        self._capture = capture_stderr and self._context.get_start_method() == "fork"
+        self._directory = tempfile.mkdtemp(prefix="pressure-")
+        self._members: dict[int, _Member] = {}
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe()
+        self._stopping = False
+        self._closed = False
+        self._renew_at = 0.0
+        self._pause = 0.0
+        self._not_before = 0.0
+
+    @property
+    def processes(self) -> dict[int, Any]:
+        """The living worker processes by pid."""
+        with self._lock:
+            return {pid: member.process for pid, member in self._members.items()}
+
+    def start(self) -> None:
+        """Start the workers that are missing."""
+        while not self._stopping and len(self._members) < self._size:
+            self._start_one()
+
+    def _start_one(self) -> None:
+        path, notes = Notes.create(self._directory)
+        read, write = os.pipe() if self._capture else (-1, -1)
+        post = self._post(path, write if self._capture else None)
+        process = self._context.Process(target=work, args=(post,), daemon=False)
+        # The child unblocks them when it has handlers of its own.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if self._capture:
+                os.close(write)
+        with self._lock:
+            self._members[int(process.pid or 0)] = _Member(
+                process, notes, path, time.monotonic(), read
+            )
+
+    def step(self, timeout: float = STEP) -> None:
+        """Wait for something to happen, for `timeout` seconds at most, and see to it."""
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + self._channel.core.settings.lease / 3
+            self._renew()
+        if not self._stopping and len(self._members) < self._size:
+            timeout = max(0.0, min(timeout, self._not_before - now))
+        with self._lock:
+            members = dict(self._members)
+        waiting: dict[Any, _Member] = {
+            member.process.sentinel: member for member in members.values()
+        }
+        waiting |= {member.stderr: member for member in members.values() if member.stderr >= 0}
+        dead: list[_Member] = []
+        for ready in wait_for_any([*waiting, self._wake_read], timeout):
+            if ready == self._wake_read:
+                os.read(self._wake_read, 4096)
+            elif ready == waiting[ready].stderr:
+                self._forward_stderr(waiting[ready])
+            else:
+                dead.append(waiting[ready])
+        for member in dead:
+            self._bury(member)
+        if time.monotonic() >= self._not_before:
+            self.start()
+
+    def _renew(self) -> None:
+        with self._lock:
+            consumers = [
+                snapshot.consumer
+                for snapshot in (member.notes.read() for member in self._members.values())
+                if snapshot.ready
+            ]
+        if consumers:
+            try:
+                self._channel.renew(consumers)
+            except PressureError as exc:
+                log.warning("leases could not be renewed: %s", exc)
+                self._renew_at = time.monotonic() + STEP
+
+    def _forward_stderr(self, member: _Member) -> bool:
+        """Pass on what a worker wrote to stderr, and keep its last lines. False at its end."""
+        try:
+            data = os.read(member.stderr, 65536)
+        except OSError:
+            data = b""
+        if not data:
+            os.close(member.stderr)
+            member.stderr = -1
+            return False
+        with contextlib.suppress(OSError):
+            os.write(2, data)
+        *lines, member.partial = (member.partial + data).split(b"\n")
+        member.tail.extend(line.decode(errors="replace") for line in lines)
+        return True
+
+    def _bury(self, member: _Member) -> None:
+        """A worker is gone: give back what it held, and say what it died of."""
+        process = member.process
+        process.join()
+        with self._lock:
+            self._members.pop(process.pid, None)
+        while member.stderr >= 0 and wait_for_any([member.stderr], 0):
+            if not self._forward_stderr(member):
+                break
+        if member.stderr >= 0:
+            os.close(member.stderr)
+        if member.partial:
+            member.tail.append(member.partial.decode(errors="replace"))
+        snapshot = member.notes.read()
+        member.notes.close()
+        os.unlink(member.path)
+        code = process.exitcode
+        if code == BROKEN_EXIT and not snapshot.ready:
+            self._give_up("the initializer failed in a worker process; its log says why")
+            return
+        if code != 0 and not self._stopping:
+            log.warning("worker %s died: %s", process.pid, describe_exit(code))
+        if snapshot.ready and code != 0:
+            self._give_back(snapshot, process.pid, code, list(member.tail))
+        self._slow_down(member, failed=code != 0)
+
+    def _give_back(self, snapshot: Any, pid: int, code: int | None, stderr: list[str]) -> None:
+        charge = [snapshot.task] if snapshot.task is not None else []
+        if snapshot.task is not None:
+            death = {
+                "host": socket.gethostname(),
+                "pid": pid,
+                "exit_code": code if code is None or code >= 0 else None,
+                "signal": signal_name(code),
+                "stderr": stderr,
+            }
+            body = pack_answer(
+                Kind.DEATH,
+                json.dumps(death).encode(),
+                worker=f"{socket.gethostname()}:{pid}".encode()[:255],
+                deliveries=0,
+                started=0.0,
+                finished=time.time(),
+            )
+        try:
+            if snapshot.task is not None:
+                # Before the task can be claimed again, so that its future knows in time.
+                self._channel.notify(snapshot.client, snapshot.task, body)
+            self._channel.reap(snapshot.consumer, charge)
+        except PressureError as exc:
+            log.warning("worker %s's tasks come back when its lease ends: %s", pid, exc)
+
+    def _slow_down(self, member: _Member, *, failed: bool) -> None:
+        """Don't start processes in a hot loop that die at once."""
+        if failed and time.monotonic() - member.started < SHORT_LIFE:
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+        else:
+            self._pause = 0.0
+
+    def _give_up(self, why: str) -> None:
+        self._stopping = True
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            broken(why)
+
+    def wake(self) -> None:
+        """End a `step` early. May be called from a signal handler."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    def stop(self, grace: float | None, *, impatient: Callable[[], bool] = lambda: False) -> None:
+        """Let the workers finish what they run, for `grace` seconds (None: as long as it takes) and
+        until `impatient()` is true, then kill them. Blocks until they are gone."""
+        self._stopping = True
+        until = None if grace is None else time.monotonic() + grace
+        with self._lock:
+            members = list(self._members.values())
+        for member in members:
+            _signal(member.process, signal.SIGTERM)
+        while self._members:
+            if impatient() or (until is not None and time.monotonic() >= until):
+                self.kill()
+                until = None
+            left = STEP if until is None else max(0.0, min(STEP, until - time.monotonic()))
+            self.step(min(left, 0.2))
+        self._close()
+
+    def kill(self) -> None:
+        """SIGKILL all workers."""
+        with self._lock:
+            members = list(self._members.values())
+        for member in members:
+            _signal(member.process, signal.SIGKILL)
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _signal(process: Any, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, TypeError):
+        os.kill(process.pid, number)
+
+
+def signal_name(code: int | None) -> str | None:
+    """The name of the signal that an exit code of `multiprocessing` stands for."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def describe_exit(code: int | None) -> str:
+    if code is None:
+        return "its exit code is unknown"
+    return signal_name(code) or f"exit code {code}"

@@ -1,0 +1,42 @@
+"""The parts of `Executor.map`."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pressure.executor.futures import TaskFuture
+
+__all__ = ["chunks", "results", "run_chunk"]
+
+
+def chunks(calls: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    iterator = iter(calls)
+    while chunk := tuple(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def run_chunk(fn: Callable[..., Any], chunk: tuple[Any, ...]) -> list[Any]:
+    return [fn(*args) for args in chunk]
+
+
+def results(
+    futures: deque[TaskFuture], more: Iterator[TaskFuture], deadline: float | None
+) -> Iterator[Any]:
+    """The results in order, each forgotten when it is yielded; on an early end the rest is
+    cancelled."""
+    try:
+        while futures:
+            left = None if deadline is None else deadline - time.monotonic()
+            result = futures[0].result(left)
+            futures.popleft()
+            futures.extend(itertools.islice(more, 1))
+            holder = [result]
+            del result
+            yield holder.pop()
+    finally:
+        for future in futures:
+            future.cancel()

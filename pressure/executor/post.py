@@ -1,0 +1,36 @@
+"""What a worker process is told when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pressure.address import Address
+from pressure.channel import Channel
+from pressure.core import Settings
+
+__all__ = ["BROKEN_EXIT", "Post"]
+
+BROKEN_EXIT = 70
+"""Exit code of a worker whose initializer failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a worker works. It is sent to the process, so it holds what that needs to connect."""
+
+    address: Address
+    queue: str
+    prefix: str
+    settings: Settings
+    notes: str
+    max_tasks: int | None
+    stderr: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+
+    def channel(self) -> Channel:
+        return Channel(
+            self.queue, self.address, tag=self.queue, prefix=self.prefix, settings=self.settings
+        )

@@ -1,0 +1,382 @@
+"""A worker process: claim tasks, run them, answer.
+
+    task queue ──exchange──> pending ──run in the main thread──> verdicts ──exchange──> reply queues
+
+User code runs in the main thread. A second thread, the watchdog, looks after what the main thread
+can't while a task runs long: it returns the tasks behind that one to the queue, sends the answers
+that are finished, tells the client that the task is running, and ends the process when its
+supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import parent_process
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any
+
+from pressure.channel import Consumer, Delivery, Verdict
+from pressure.codec import BadSignature
+from pressure.core import reason
+from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
+from pressure.executor import pickling
+from pressure.executor.notes import Notes
+from pressure.executor.post import BROKEN_EXIT, Post
+from pressure.executor.records import STORED, Kind, Task, pack_answer, unpack_task
+
+__all__ = ["Worker", "work"]
+
+log = logging.getLogger("pressure.worker")
+
+BATCH_SECONDS = 0.010
+"""How much work a worker claims at once."""
+MOST = 128
+OVERDUE = 0.020
+"""After this long on one task, the tasks behind it are given back."""
+TICK = 0.010
+QUIET = 1.0
+FUNCTIONS = 1000
+
+
+def work(post: Post) -> None:
+    """The main function of a worker process."""
+    if post.stderr is not None:
+        os.dup2(post.stderr, 2)
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    notes = Notes(post.notes)
+    if post.initializer is not None:
+        try:
+            post.initializer(*post.initargs)
+        except BaseException:
+            logging.getLogger("concurrent.futures").critical(
+                "Exception in initializer:", exc_info=True
+            )
+            sys.exit(BROKEN_EXIT)
+    worker = Worker(post, notes)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    worker.run()
+
+
+class Worker:
+    """The loop of one worker process."""
+
+    def __init__(self, post: Post, notes: Notes) -> None:
+        self._channel = post.channel()
+        self._notes = notes
+        self._max_tasks = post.max_tasks
+        self._name = f"{socket.gethostname()}:{os.getpid()}".encode()[:255]
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._clients: dict[bytes, float] = {}
+        self._stopping = False
+        self._done = 0
+        self._lock = threading.Lock()
+        """Guards what main thread and watchdog share: the next four."""
+        self._pending: deque[Delivery] = deque()
+        self._verdicts: list[Verdict] = []
+        self._current: Delivery | None = None
+        self._started = 0.0
+        self._announced = False
+        self._watchdog_asleep = threading.Event()
+
+    def stop(self) -> None:
+        """Finish the task that runs, give back the others, and end."""
+        self._stopping = True
+        # The wake-up of a blocked take: from a thread, since the main thread may hold its lock.
+        threading.Thread(target=self._interrupt, daemon=True).start()
+
+    def _interrupt(self) -> None:
+        for _ in range(100):
+            try:
+                self._channel.unblock()
+            except PressureError as exc:
+                log.debug("unblock failed: %s", exc)
+            time.sleep(0.05)
+
+    def run(self) -> None:
+        consumer = self._open()
+        watchdog = threading.Thread(target=self._watch, args=(consumer,), daemon=True)
+        watchdog.start()
+        count = 1
+        while not self._stopping:
+            if self._max_tasks is not None:
+                count = min(count, self._max_tasks - self._done)
+                if count <= 0:
+                    break
+            life = consumer.life
+            try:
+                deliveries = consumer.exchange(self._take_verdicts(), count)
+            except (QueueDoesNotExistError, QueueClosedError):
+                # Deleted, or lost with the server's data. Whoever sends tasks makes it again.
+                self._channel.ensure()
+                continue
+            self._note_consumer(consumer)
+            if not deliveries:
+                continue
+            if life != consumer.life:
+                self._verdicts.clear()
+            begun = time.monotonic()
+            done = self._done
+            with self._lock:
+                self._pending.extend(deliveries)
+            self._wake_watchdog()
+            self._run_pending(consumer)
+            count = self._next_count(count, self._done - done, time.monotonic() - begun)
+        self._finish(consumer)
+
+    def _open(self) -> Consumer:
+        self._channel.ensure()
+        consumer = self._channel.consumer()
+        consumer.exchange((), 0)
+        self._note_consumer(consumer)
+        return consumer
+
+    def _note_consumer(self, consumer: Consumer) -> None:
+        self._notes.consumer(consumer.id)
+
+    @staticmethod
+    def _next_count(count: int, ran: int, seconds: float) -> int:
+        """Twice as many if that was quick; as many as fit into the time if it was not."""
+        if seconds < BATCH_SECONDS / 2 and ran >= count:
+            return min(count * 2, MOST)
+        if seconds > BATCH_SECONDS:
+            return max(1, min(count, int(ran * BATCH_SECONDS / seconds)))
+        return count
+
+    def _take_verdicts(self) -> list[Verdict]:
+        with self._lock:
+            verdicts, self._verdicts = self._verdicts, []
+        return verdicts
+
+    def _run_pending(self, consumer: Consumer) -> None:
+        while True:
+            with self._lock:
+                if not self._pending:
+                    return
+                if self._stopping:
+                    return
+                delivery = self._pending.popleft()
+                self._current, self._started, self._announced = delivery, time.monotonic(), False
+            if delivery.max_deliveries == 1:
+                self._isolate(consumer)
+            self._notes.running(delivery.id, delivery.client_id, self._started, self._done)
+            verdict = self._handle(delivery)
+            self._done += 1
+            self._notes.idle(self._done)
+            with self._lock:
+                self._current = None
+                if verdict is not None:
+                    self._verdicts.append(verdict)
+            if delivery.max_deliveries == 1:
+                consumer.exchange(self._take_verdicts(), 0)
+            # A worker that now waits for its next task keeps nothing of the last one alive.
+            del delivery, verdict
+
+    def _isolate(self, consumer: Consumer) -> None:
+        """Hold nothing but the current task: should this machine die, then that one is charged, and
+        so does not run again."""
+        with self._lock:
+            behind = [delivery.id for delivery in self._pending]
+            self._pending.clear()
+        if behind:
+            consumer.give_back(behind)
+        if self._verdicts:
+            consumer.exchange(self._take_verdicts(), 0)
+
+    def _handle(self, delivery: Delivery) -> Verdict | None:
+        if delivery.error:
+            return self._refuse(delivery, delivery.error)
+        if 0 < delivery.max_deliveries <= delivery.deliveries:
+            return self._lost(delivery)
+        if not self._client_lives(delivery.client_id):
+            return Verdict(delivery, None)
+        return self._run(delivery)
+
+    def _run(self, delivery: Delivery) -> Verdict:
+        started = time.time()
+        try:
+            function, args, kwargs = self._read(delivery)
+        except BaseException as exc:
+            return self._refuse(delivery, _say(exc))
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as exc:
+            kind, payload = _pack_exception(exc)
+        else:
+            kind, payload = _pack_result(result)
+            del result
+        del function, args, kwargs
+        return self._answer(delivery, kind, payload, started)
+
+    def _read(self, delivery: Delivery) -> tuple[Callable[..., Any], Any, Any]:
+        task = unpack_task(delivery.body)
+        function = self._functions.get(task.function)
+        if function is None:
+            function = self._load_function(delivery.client_id, task)
+        args, kwargs = pickling.loads(task.arguments)
+        return function, args, kwargs
+
+    def _load_function(self, client_id: bytes, task: Task) -> Callable[..., Any]:
+        data = task.function
+        if task.flags & STORED:
+            found = self._channel.fetch(client_id, task.function)
+            if found is None:
+                raise BadSignature("its function is gone from the server")
+            data = found
+        function: Callable[..., Any] = pickling.loads(data)
+        if len(self._functions) >= FUNCTIONS:
+            self._functions.clear()
+        self._functions[task.function] = function
+        return function
+
+    def _client_lives(self, client_id: bytes) -> bool:
+        """Whether anybody waits for the answer. Looked up at most every few seconds."""
+        now = time.monotonic()
+        if now - self._clients.get(client_id, -1e9) < 5.0:
+            return True
+        if not self._channel.reply_exists(client_id):
+            self._clients.pop(client_id, None)
+            return False
+        if len(self._clients) > 1000:
+            self._clients.clear()
+        self._clients[client_id] = now
+        return True
+
+    def _answer(
+        self, delivery: Delivery, kind: Kind, payload: bytes, started: float = 0.0
+    ) -> Verdict:
+        body = pack_answer(
+            kind,
+            payload,
+            worker=self._name,
+            deliveries=delivery.deliveries,
+            started=started,
+            finished=time.time(),
+        )
+        return Verdict(delivery, body)
+
+    def _refuse(self, delivery: Delivery, why: str) -> Verdict:
+        """Answer for a task that cannot be read; it goes to the dead letters."""
+        verdict = self._answer(delivery, Kind.UNREADABLE, why.encode())
+        if not delivery.client_id:
+            verdict = verdict._replace(answer=None)
+        return verdict._replace(dead_letter=reason("unreadable", why))
+
+    def _lost(self, delivery: Delivery) -> Verdict:
+        """Answer for a task whose workers died as often as it may be delivered."""
+        verdict = self._answer(delivery, Kind.LOST, b"")
+        why = f"{delivery.deliveries} workers died while they ran it"
+        return verdict._replace(dead_letter=reason("worker_lost", why))
+
+    def _finish(self, consumer: Consumer) -> None:
+        with self._lock:
+            rest = list(self._pending)
+            self._pending.clear()
+        try:
+            consumer.exchange(self._take_verdicts(), 0, time.monotonic() + 5.0)
+            if rest:
+                consumer.give_back([delivery.id for delivery in rest])
+            consumer.close()
+            self._channel.disconnect()
+        except PressureError as exc:
+            log.warning("could not sign off: %s", exc)
+
+    # The watchdog
+
+    def _wake_watchdog(self) -> None:
+        if not self._watchdog_asleep.is_set():
+            self._watchdog_asleep.set()
+
+    def _watch(self, consumer: Consumer) -> None:
+        parent = parent_process()
+        sentinels = [parent.sentinel] if parent is not None else []
+        idle_since = time.monotonic()
+        while True:
+            busy = self._current is not None
+            if busy:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > QUIET:
+                self._watchdog_asleep.clear()
+                while not self._watchdog_asleep.is_set():
+                    if sentinels and wait_for_any(sentinels, 0):
+                        os._exit(0)
+                    self._watchdog_asleep.wait(QUIET)
+                idle_since = time.monotonic()
+            if sentinels:
+                if wait_for_any(sentinels, TICK):
+                    # The supervisor is gone; whoever replaces it starts its own workers.
+                    os._exit(0)
+            else:
+                time.sleep(TICK)
+            try:
+                self._relieve(consumer)
+            except PressureError as exc:
+                log.warning("while a task ran: %s", exc)
+
+    def _relieve(self, consumer: Consumer) -> None:
+        """Do what must not wait for a task that runs long."""
+        if not consumer.lock.acquire(blocking=False):
+            # The main thread is between tasks, and does all of this itself.
+            return
+        try:
+            with self._lock:
+                current = self._current
+                if current is None or time.monotonic() - self._started < OVERDUE:
+                    return
+                behind = [delivery.id for delivery in self._pending]
+                self._pending.clear()
+                verdicts, self._verdicts = self._verdicts, []
+                announce, self._announced = not self._announced, True
+            if behind:
+                consumer.give_back(behind)
+            if verdicts:
+                consumer.exchange(verdicts, 0)
+            if announce and current.client_id:
+                notice = self._answer(current, Kind.STARTED, b"", time.time())
+                self._channel.notify(current.client_id, current.id, notice.answer or b"")
+        finally:
+            consumer.lock.release()
+
+
+def _pack_result(result: Any) -> tuple[Kind, bytes]:
+    try:
+        return Kind.RESULT, pickling.dumps_result(result)
+    except pickling.NotReadable as exc:
+        said = {"error": f"the result cannot travel: {exc}", "traceback": ""}
+        return Kind.BROKEN, json.dumps(said).encode()
+    except BaseException as exc:
+        return _pack_exception(exc)
+
+
+def _pack_exception(exc: BaseException) -> tuple[Kind, bytes]:
+    """An exception with its traceback as text; of one that does not pickle, what can be said."""
+    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    try:
+        data = pickling.dumps_result(exc.with_traceback(None))
+        return Kind.ERROR, pickling.dumps((text, data))
+    except BaseException as failure:
+        said = {
+            "error": f"the task raised {_say(exc)}, which cannot travel: {_say(failure)}",
+            "traceback": text,
+        }
+        return Kind.BROKEN, json.dumps(said).encode()
+
+
+def _say(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:
+        return type(exc).__name__

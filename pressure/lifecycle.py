@@ -1,0 +1,197 @@
+"""The rules of a queue's life, as flows: it is made, closed, deleted, and joined.
+
+Deadlines are as in `pressure.flows`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pressure.core import Core
+from pressure.errors import (
+    QueueAlreadyExistsError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+)
+from pressure.flows import (
+    RECHECK,
+    RECHECK_LIMIT,
+    SLICE,
+    await_role,
+    check_unblocked,
+    describe,
+    expired,
+    reap_due,
+    role_waiter,
+    wait_at_most,
+)
+from pressure.link import Flow, Sleep
+from pressure.protocol import Command, Status
+from pressure.retry import Disconnected
+from pressure.session import ID_BYTES, Session
+
+__all__ = [
+    "break_role",
+    "close",
+    "create",
+    "delete",
+    "join",
+    "task_done",
+    "unfinished",
+]
+
+ACK_DELAY = 0.1
+"""How late (seconds) the acknowledgement of what get() returned may be, with a margin."""
+TOKEN_PATIENCE = 5.0
+"""How long delete waits for 0.15 clients to return their roles."""
+
+
+def create(core: Core[Any], bound: int, generation: bytes | None = None) -> Flow[None]:
+    generation = generation or os.urandom(ID_BYTES).hex().encode()
+    consumers: Sequence[bytes] = ()
+    while True:
+        reply = yield core.protocol.create(bound, generation, consumers, ttl_ms=core.ttl_ms)
+        if reply[0] == Status.AGAIN:
+            consumers = reply[1:]
+        elif reply[0] == Status.EXISTS:
+            # A repeat after a lost reply finds what the first try made.
+            seen = yield core.protocol.describe(generation)
+            if seen[0] == Status.OK and seen[2] == generation:
+                break
+            raise QueueAlreadyExistsError(core.name)
+        else:
+            break
+    core.learn(generation, bound)
+
+
+def close(core: Core[Any]) -> Flow[None]:
+    """Close the queue and wake everybody who is blocked on it."""
+    until = time.monotonic() + TOKEN_PATIENCE
+    again = False
+    while True:
+        try:
+            reply = yield core.protocol.close(core.generation, core.client)
+        except Disconnected:
+            again = True
+            continue
+        if reply[0] == Status.IN_USE:
+            yield from await_role(core, "producer", reply[1], until)
+        elif reply[0] == Status.CLOSED:
+            if not again:
+                raise QueueClosedError(core.name, "it is closed already")
+            reply = [Status.OK, *(yield Command(("HVALS", core.protocol.keys.waiters)))]
+            break
+        elif reply[0] == Status.AGAIN:
+            yield from describe(core)
+        elif reply[0] == Status.OK:
+            break
+        else:
+            raise QueueDoesNotExistError(core.name)
+    yield from _wake(core, reply[1:])
+
+
+def delete(core: Core[Any]) -> Flow[bool]:
+    """Delete the queue. Returns False if a 0.15 client that held a role never returned it."""
+    again = False
+    yield from describe(core)
+    while True:
+        try:
+            reply = yield core.protocol.delete(core.generation, again=again)
+        except Disconnected:
+            again = True
+            continue
+        if reply[0] == Status.OK:
+            break
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(core.name)
+        if again:
+            # The first try deleted it, and somebody has made it anew.
+            return True
+        yield from describe(core)
+    _, producer_free, consumer_free, blocked = reply[:4]
+    waiters, consumers = reply[4 : 4 + blocked], reply[4 + blocked :]
+    yield from _wake(core, waiters)
+    until = time.monotonic() + TOKEN_PATIENCE
+    returned = True
+    for role, free in (("producer", producer_free), ("consumer", consumer_free)):
+        while not free and returned:
+            free = (yield wait_at_most(role_waiter(core, role), until)) is not None
+            returned = free or not expired(until)
+    yield core.protocol.purge(consumers)
+    return returned
+
+
+def join(core: Core[Any], until: float | None) -> Flow[bool]:
+    """Wait until nothing is unfinished; returns False if that took longer than `until`."""
+    unblocked = core.unblocked
+    while True:
+        last_try = expired(until)
+        if not (yield from unfinished(core, wait_ms=0 if last_try else int(SLICE * 2000))):
+            return True
+        if last_try:
+            return False
+        check_unblocked(core, unblocked)
+        if not (yield from reap_due(core)):
+            yield wait_at_most(core.protocol.wait_for_joined, until)
+
+
+def unfinished(core: Core[Any], *, wait_ms: int = 0) -> Flow[int]:
+    """How many items are queued, held by a consumer, or fetched and not done."""
+    consumers: Sequence[bytes] = ()
+    while True:
+        reply = yield core.protocol.unfinished(wait_ms, consumers)
+        if reply[0] == Status.OK:
+            count: int = reply[1]
+            return count
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(core.name)
+        consumers = reply[1:]
+
+
+def task_done(core: Core[Any], session: Session[Any]) -> Flow[bool]:
+    """Count one fetched item as finished; returns False if there is none."""
+    for last_try in (False, True):
+        reply = yield core.protocol.task_done(
+            session.producer, session.next_number(), core.consumers()
+        )
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(core.name)
+        if reply[0] == Status.OK:
+            return True
+        if not last_try:
+            # Another handle's acknowledgement may still be riding on its next call.
+            yield Sleep(ACK_DELAY)
+    return False
+
+
+def break_role(core: Core[Any], role: str) -> Flow[str]:
+    reply = yield core.protocol.break_role(role)
+    if reply[0] == Status.ABSENT:
+        raise QueueDoesNotExistError(core.name)
+    return reply[1].decode(errors="replace") if reply[0] == Status.OK else ""
+
+
+def _wake(core: Core[Any], waiters: Sequence[bytes]) -> Flow[None]:
+    """End the blocking commands of the clients that registered as `client id @ server run id`."""
+    if not waiters:
+        return
+    info = yield Command(("INFO", "server"))
+    run_id = next((line[7:] for line in info.splitlines() if line.startswith(b"run_id:")), b"")
+    pause = RECHECK / 4
+    while pause < RECHECK_LIMIT:
+        here = [client for client, _, server in map(_parts, waiters) if server == run_id]
+        for client in here:
+            yield Command(("CLIENT", "UNBLOCK", client, "TIMEOUT"))
+        if not here:
+            return
+        # One that had registered and not yet blocked did not hear of it.
+        yield Sleep(pause)
+        pause *= 2
+        waiters = yield Command(("HVALS", core.protocol.keys.waiters))
+
+
+def _parts(waiter: bytes) -> tuple[bytes, bytes, bytes]:
+    return waiter.partition(b"@")

@@ -1,0 +1,105 @@
+"""Queues that replace `multiprocessing`'s by an import, and reach across machines::
+
+    import pressure.multiprocessing as mp
+
+    queue = mp.Queue(100)
+    mp.Process(target=work, args=(queue,)).start()
+
+Everything else is the standard library's own. See `pressure.multiprocessing.queues`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing as _standard
+from multiprocessing import (
+    Array,
+    AuthenticationError,
+    Barrier,
+    BoundedSemaphore,
+    BufferTooShort,
+    Condition,
+    Event,
+    Lock,
+    Manager,
+    Pipe,
+    Process,
+    ProcessError,
+    RawArray,
+    RawValue,
+    RLock,
+    Semaphore,
+    TimeoutError,
+    Value,
+    active_children,
+    allow_connection_pickling,
+    cpu_count,
+    current_process,
+    freeze_support,
+    get_all_start_methods,
+    get_logger,
+    get_start_method,
+    log_to_stderr,
+    parent_process,
+    reducer,
+    set_executable,
+    set_forkserver_preload,
+    set_start_method,
+)
+from typing import Any
+
+from pressure.multiprocessing.contexts import get_context
+from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
+
+__all__ = [
+    "Array",
+    "AuthenticationError",
+    "Barrier",
+    "BoundedSemaphore",
+    "BufferTooShort",
+    "Condition",
+    "Event",
+    "JoinableQueue",
+    "Lock",
+    "Manager",
+    "Pipe",
+    "Process",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "Semaphore",
+    "SimpleQueue",
+    "TimeoutError",
+    "Value",
+    "active_children",
+    "allow_connection_pickling",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "log_to_stderr",
+    "parent_process",
+    "reducer",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What else `multiprocessing` has: names, and submodules such as `shared_memory`."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(_standard, name)
+    except AttributeError:
+        pass
+    try:
+        return importlib.import_module(f"{_standard.__name__}.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

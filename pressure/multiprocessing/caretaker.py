@@ -1,0 +1,169 @@
+"""Who looks after a shared queue while nobody calls, and when its users are gone.
+
+The creator of an anonymous queue keeps it alive: its keys at the server run out a while after the
+last heartbeat, so a creator that is killed leaves nothing behind. One that is done deletes it, at
+its exit, or once the last handle is gone if no other process can have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from multiprocessing import util
+
+from pressure import flows, keeper, lifecycle
+from pressure.core import Core
+from pressure.errors import PressureError
+from pressure.handle import Handle
+from pressure.link import Flow, Link
+from pressure.protocol import Status
+
+__all__ = ["Caretaker"]
+
+log = logging.getLogger("pressure")
+
+ABANDONED_KEEP = 600.0
+"""How long (seconds) a queue is kept that its creator holds no handle of, that others may use, and
+that no other process reads."""
+LEFT_BEHIND = 60.0
+"""How long (seconds) at most a queue outlives the exit of its creator, for others who still read."""
+FAREWELL = 2.0
+EXIT_PRIORITY = -50
+"""After the feeder threads, and after the children were joined."""
+
+# The keeper refers to them weakly; and each outlives its queue's last handle.
+_on_duty: set[Caretaker] = set()
+
+
+class Caretaker:
+    """A queue's duties of one process (`pressure.keeper.Kept`). `shared` says that another process
+    may know the queue."""
+
+    def __init__(self, core: Core[Link], handle: Handle, *, owner: bool) -> None:
+        self.shared = False
+        self._core = core
+        self._handle = handle
+        self._owner = owner
+        self._abandoned = False
+        self._alone_since = 0.0
+        self._next = 0.0
+        self._consumers: Sequence[bytes] = ()
+        self._finalizer: util.Finalize | None = None
+
+    def begin(self) -> None:
+        _on_duty.add(self)
+        keeper.keep(self)
+        self._await_exit()
+        # A child of multiprocessing forgets the hooks of its parent before it calls this.
+        util.register_after_fork(self, Caretaker._await_exit)
+        if self._owner:
+            self._next = time.monotonic() + self._interval
+            keeper.wake(self._next)
+
+    def _await_exit(self) -> None:
+        self._finalizer = util.Finalize(None, self._exit, exitpriority=EXIT_PRIORITY)
+
+    @property
+    def _interval(self) -> float:
+        return self._core.ttl_ms / 3000
+
+    def after_fork(self) -> None:
+        """In the child: the parent goes on keeping the queue."""
+        self._owner = False
+        self.shared = True
+        self._await_exit()
+
+    def disconnect(self) -> None:
+        """Part of `Kept`; the handle itself is kept, too."""
+
+    def abandon(self) -> None:
+        """The last handle is gone. May be called by the garbage collector, so the rest is left to
+        the keeper's thread."""
+        self._abandoned = True
+        try:
+            keeper.wake(time.monotonic())
+        except RuntimeError:
+            # The interpreter is exiting and starts no more threads; `_exit` comes or came.
+            pass
+
+    def maintain(self, now: float) -> float:
+        if self._abandoned and not (self._owner and self.shared):
+            self._retire(self._owner)
+            return float("inf")
+        if not self._owner:
+            return float("inf")
+        if now >= self._next:
+            self._next = now + self._interval
+            others = self._keep(self._core.ttl_ms)
+            if others is None:
+                # It vanished: this process stood still for too long, or somebody deleted it.
+                self._owner = False
+                return float("inf")
+            if others or not self._alone_since:
+                self._alone_since = now
+            if self._abandoned and now - self._alone_since > ABANDONED_KEEP:
+                self._retire(True)
+                return float("inf")
+        return self._next
+
+    def _exit(self) -> None:
+        """The process ends."""
+        delete = False
+        try:
+            if self._owner:
+                others = self._keep(min(self._core.ttl_ms, int(LEFT_BEHIND * 1000)))
+                delete = others == 0
+            self._retire(delete)
+        except Exception as exc:
+            log.debug("could not sign off: %s", exc)
+
+    def _retire(self, delete: bool) -> None:
+        _on_duty.discard(self)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+            self._finalizer = None
+        self._owner = False
+        try:
+            if delete:
+                self._handle.call(lifecycle.delete(self._core), time.monotonic() + FAREWELL)
+                self._handle.forget_queue()
+        except PressureError as exc:
+            log.debug("could not delete queue %s: %s", self._core.name, exc)
+        self._handle.disconnect()
+
+    def _keep(self, ttl_ms: int) -> int | None:
+        """Renew the time to live; returns how many consumers other processes have, or None if the
+        queue is gone."""
+        reply = self._handle.call(
+            keep(self._core, ttl_ms, self._consumers), time.monotonic() + FAREWELL
+        )
+        if reply is None:
+            return None
+        living, self._consumers = reply
+        return len(set(self._consumers[:living]) - set(self._core.consumers()))
+
+
+def keep(
+    core: Core[Link], ttl_ms: int, known: Sequence[bytes]
+) -> Flow[tuple[int, Sequence[bytes]] | None]:
+    """Give all keys of a queue another `ttl_ms` to live; returns all its consumers, and how many of
+    them (the first) live; None if the queue is gone. `known` are those of last time."""
+    while True:
+        reply = yield core.protocol.keep(ttl_ms, known)
+        if reply[0] == Status.ABSENT:
+            return None
+        consumers: Sequence[bytes] = reply[2:]
+        if not set(consumers) - set(known):
+            return reply[1], consumers
+        known = consumers
+
+
+def _note_fork() -> None:
+    for caretaker in list(_on_duty):
+        caretaker.shared = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_note_fork)

@@ -1,0 +1,400 @@
+"""What this process has put and the server has not yet accepted, and how it gets there.
+
+An item goes out at once, from the thread that puts it, when there was a pause before it. In a quick
+loop items are sent in growing batches, still by the thread that puts the last of a batch: to hand
+each over to another thread would cost more than to send it. What is left when the loop ends is sent
+by the feeder thread within a millisecond. The feeder also takes over when the server is away, so
+putting into an unbounded queue waits for no reconnection.
+
+With `exact`, items count before `put` returns: each is accepted by the server, or has a place
+reserved there. A quick loop reserves places along with each batch, more and more; those it leaves
+unused are freed by the feeder after a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import util
+
+from pressure import flows, items
+from pressure.errors import (
+    OutcomeUnknownError,
+    PressureError,
+    ServerOutOfMemoryError,
+    ServerUnavailableError,
+)
+from pressure.link import Flow, Link, Request, give_up
+from pressure.multiprocessing.remote import Remote
+from pressure.protocol import Command
+from pressure.retry import Broken, Disconnected
+from pressure.session import Session
+
+__all__ = ["Producer"]
+
+log = logging.getLogger("pressure")
+
+PAUSE = 0.0002
+"""A put that comes this long (seconds) after the last one is sent at once."""
+TICK = 0.0005
+"""How long (seconds) the feeder gives the putting thread to send a batch itself."""
+QUICK = 0.01
+"""Places are reserved for a loop that used up the last ones within this time (seconds)."""
+MOST = 512
+MOST_BYTES = 256 * 1024
+FLUSH_PRIORITY = -5
+"""At exit after the children were joined, as the standard library's feeders."""
+RETRY = 0.05
+PLACES_KEEP = 0.005
+"""After this long (seconds) without a put, the places that are left are freed."""
+PATIENCE = 1.0
+"""How long (seconds) the feeder tries to reconnect before it looks whether it shall go on."""
+
+
+class Producer:
+    """The sending half of one handle in one process. Thread-safe."""
+
+    def __init__(self, remote: Remote, *, exact: bool, reserves: bool) -> None:
+        self._remote = remote
+        self._exact = exact
+        self._reserves = reserves
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over, as in a forked child: what is buffered here is the parent's to send."""
+        self._bodies: deque[bytes] = deque()
+        self._under_way: list[bytes] = []
+        self._places = 0
+        self._hold = 0
+        self._mutex = threading.Lock()
+        # Held while items are under way. Never wait for it with the mutex.
+        self._sending = threading.Lock()
+        # Reentrant, since the garbage collector may come here at any time.
+        self._work = threading.Condition(threading.RLock())
+        self._idle = False
+        self._closing = False
+        self._deadline: float | None = None
+        self._thread: threading.Thread | None = None
+        self._finalizer: util.Finalize | None = None
+        self._session: Session[Link] | None = None
+        # A send that was cut short: its last request, and its flow.
+        self._cut_short: tuple[Request, Flow[int]] | None = None
+        self._failure: Exception | None = None
+        self._batch = 1
+        self._sends = 0
+        self._last = 0.0
+        self._reserved_at = 0.0
+        self.used = False
+
+    # Putting
+
+    def put(self, body: bytes, until: float | None) -> bool:
+        """Take on an item; False if the queue stayed full until `until` (monotonic).
+
+        Raises what made an earlier item impossible to send, once.
+        """
+        self.used = True
+        if self._exact:
+            return self._put_exactly(body, until)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        bodies = self._bodies
+        if time.monotonic() - self._last > PAUSE:
+            self._batch = 1
+        bodies.append(body)
+        if len(bodies) >= self._batch and self._sending.acquire(blocking=False):
+            try:
+                self._send_inline()
+            finally:
+                self._sending.release()
+        if bodies or self._cut_short:
+            self._wake_feeder()
+        self._last = time.monotonic()
+        return True
+
+    def _put_exactly(self, body: bytes, until: float | None) -> bool:
+        with self._mutex:
+            placed = self._places > 0
+            if placed:
+                self._places -= 1
+                self._bodies.append(body)
+        if placed:
+            self._wake_feeder()
+            self._last = time.monotonic()
+            return True
+        while True:
+            if self._put_through(body, until):
+                self._last = time.monotonic()
+                return True
+            if until is not None and time.monotonic() >= until:
+                # One patient look: places may be held for a moment only.
+                return self._remote.put(body, 0.0)
+            self._remote.wait_for_room(until)
+
+    def _put_through(self, body: bytes, until: float | None) -> bool:
+        """Send what is buffered and this item, and reserve places for the next ones."""
+        with self._sending:
+            now = time.monotonic()
+            if self._reserves:
+                quick = now - self._reserved_at < QUICK
+                self._hold = min(max(1, self._hold * 2), MOST) if quick else 0
+                self._reserved_at = now
+            session = self._producer()
+            with self._mutex:
+                batch = list(self._bodies)
+                self._bodies.clear()
+                self._places = 0
+                self._under_way = batch
+            session.hold = self._hold if self._reserves else -1
+            try:
+                flow = items.put_bodies(self._remote.core, session, [*batch, body], flows.AT_ONCE)
+                accepted = self._remote.handle.run(flow, session, until)
+            except BaseException:
+                accepted = 0
+                raise
+            finally:
+                self._sends += 1
+                with self._mutex:
+                    self._under_way = []
+                    self._places = session.places
+                    # Their places were lost, because this process stood still.
+                    self._bodies.extendleft(reversed(batch[accepted:]))
+        if self._places:
+            self._wake_feeder()
+        return accepted > len(batch)
+
+    def _send_inline(self) -> None:
+        """Send a batch without ever waiting for the server to come back."""
+        if self._cut_short is not None:
+            return
+        session = self._producer()
+        flow = self._begin(session)
+        assert self._cut_short is not None
+        request, _ = self._cut_short
+        try:
+            while isinstance(request, Command):
+                self._cut_short = request, flow
+                reply = session.link.execute(request)
+                request = flow.send(reply)
+            self._cut_short = request, flow
+        except StopIteration:
+            self._sent()
+            self._batch = min(self._batch * 2, MOST)
+        except Broken as broken:
+            if not session.link.ever_connected:
+                self._sent()
+                raise give_up(session.link.address, request, broken) from broken.cause
+        except ServerOutOfMemoryError:
+            self._put_back()
+        except PressureError:
+            self._bodies.clear()
+            self._sent()
+            raise
+
+    def _producer(self) -> Session[Link]:
+        if self._session is None:
+            self._session = self._remote.producer_session()
+        return self._session
+
+    def _begin(self, session: Session[Link]) -> Flow[int]:
+        """Take up the next batch. From here on it counts as cut short, until it is sent."""
+        bodies = self._bodies
+        batch = self._under_way = []
+        size = 0
+        while bodies and len(batch) < MOST and size < MOST_BYTES:
+            batch.append(bodies.popleft())
+            size += len(batch[-1])
+        try:
+            flow = items.put_bodies(self._remote.core, session, batch, None)
+            self._cut_short = next(flow), flow
+        except BaseException:
+            self._put_back()
+            raise
+        return flow
+
+    def _sent(self) -> None:
+        self._sends += 1
+        self._under_way = []
+        self._cut_short = None
+
+    def _put_back(self) -> None:
+        self._bodies.extendleft(reversed(self._under_way))
+        self._under_way = []
+        self._cut_short = None
+
+    # Counting
+
+    @contextmanager
+    def counted(self) -> Iterator[int]:
+        """How many items are here and not at the server, while that cannot change."""
+        with self._sending:
+            yield len(self._bodies) + len(self._under_way)
+
+    def settle(self) -> None:
+        """Send what is buffered and free the places that are left, before a look at the server."""
+        if self._bodies or self._places:
+            with self._sending:
+                self._send_all()
+                self._free_places()
+
+    # The feeder
+
+    def _wake_feeder(self) -> None:
+        if self._thread is None:
+            with self._work:
+                if self._thread is None:
+                    self._start()
+        elif self._idle:
+            with self._work:
+                self._work.notify()
+
+    def _start(self) -> None:
+        self._finalizer = util.Finalize(None, self._finish, exitpriority=FLUSH_PRIORITY)
+        thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def _feed(self) -> None:
+        while self._await_work():
+            before = self._sends
+            with self._work:
+                if not self._closing:
+                    self._work.wait(TICK)
+            if before != self._sends and not self._closing:
+                # The putting thread is at it.
+                continue
+            try:
+                with self._sending:
+                    self._send_all()
+                    if self._closing or time.monotonic() - self._last > PLACES_KEEP:
+                        self._free_places()
+            except ServerOutOfMemoryError:
+                self._put_back()
+                time.sleep(RETRY)
+            except (ServerUnavailableError, OutcomeUnknownError) as exc:
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    self._drop(exc)
+                time.sleep(RETRY)
+            except Exception as exc:
+                self._drop(exc)
+        self._release()
+
+    def _await_work(self) -> bool:
+        """Wait until there is something to send; False once the handle is closed and all is sent."""
+        with self._work:
+            self._idle = True
+            while not (self._bodies or self._places or self._cut_short):
+                if self._closing:
+                    return False
+                self._work.wait()
+            self._idle = False
+        return True
+
+    def _send_all(self) -> None:
+        """Send everything, for as long as the server is not away. The caller holds the lock."""
+        while self._cut_short or self._bodies:
+            session = self._producer()
+            if self._cut_short is None:
+                with self._mutex:
+                    session.hold = self._places if self._reserves else -1
+                    self._places = 0
+                    self._begin(session)
+            self._remote.handle.run(self._resumed(), session, patience=PATIENCE)
+            with self._mutex:
+                self._places = session.places
+            self._sent()
+
+    def _free_places(self) -> None:
+        with self._mutex:
+            places, self._places = self._places, 0
+        if places:
+            session = self._producer()
+            self._remote.handle.run(_free_places(self._remote, session), session, patience=PATIENCE)
+
+    def _resumed(self) -> Flow[int]:
+        """The rest of the send that was cut short. May be cut short in turn."""
+        assert self._cut_short is not None
+        request, flow = self._cut_short
+        while True:
+            self._cut_short = request, flow
+            try:
+                reply = yield request
+            except Disconnected as exc:
+                request = flow.throw(exc)
+                continue
+            try:
+                request = flow.send(reply)
+            except StopIteration as stop:
+                result: int = stop.value
+                return result
+
+    def _drop(self, exc: Exception) -> None:
+        lost = len(self._bodies) + len(self._under_way)
+        self._bodies.clear()
+        self._sent()
+        self._places = 0
+        if lost:
+            self._failure = exc
+            log.warning("queue %s: %d items were not sent: %s", self._remote.core.name, lost, exc)
+
+    # The end
+
+    def close(self) -> None:
+        """Let the feeder end once everything is sent."""
+        self._closing = True
+        if self._thread is None:
+            self._release()
+        else:
+            self._wake_feeder()
+
+    def abandon(self) -> None:
+        """`close`, called by the garbage collector."""
+        self._closing = True
+        if self._thread is not None:
+            self._wake_feeder()
+
+    def join(self) -> None:
+        """Wait until the feeder has ended."""
+        if self._thread is not None:
+            self._thread.join()
+        self.forget_exit()
+
+    def forget_exit(self) -> None:
+        """Don't wait for the feeder when the process ends."""
+        finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer.cancel()
+
+    def _finish(self) -> None:
+        """The process ends: wait for the feeder, but not for ever if the server is away."""
+        self._finalizer = None
+        self._deadline = time.monotonic() + self._remote.core.settings.reconnect_timeout
+        self.abandon()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _release(self) -> None:
+        self.forget_exit()
+        session, self._session = self._session, None
+        if session is not None:
+            session.hold = -1
+            self._remote.handle.release(session)
+
+
+def _free_places(remote: Remote, session: Session[Link]) -> Flow[None]:
+    core = remote.core
+    session.places = 0
+    yield core.protocol.put(
+        core.generation,
+        session.producer,
+        session.next_number(),
+        core.client,
+        [],
+        ttl_ms=core.ttl_ms,
+        hold=0,
+    )

@@ -1,0 +1,218 @@
+"""`Queue`, `JoinableQueue` and `SimpleQueue` with the standard library's contracts, on a server.
+
+Only what differs from `multiprocessing`'s own is said here. A handle may be pickled at any time and
+sent anywhere: it says where the queue is, without credentials. It may be used in forked children.
+What cannot be pickled raises in `put`. `name` and `url` share a queue with processes, also on other
+machines, that inherit nothing: whoever comes first creates it, and it lives until it is deleted;
+a `pressure.PressureQueue` of that name is the same queue. Without a name the queue is gone when its
+creator is. Without a `url` (or `PRESSURE_URL`) it lives on an embedded server that all processes of
+the tree share.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from queue import Empty, Full
+from typing import Any, Generic, TypeVar
+
+from pressure import lifecycle
+from pressure.errors import QueueEmptyError
+from pressure.multiprocessing.location import Location
+from pressure.multiprocessing.producer import Producer
+from pressure.multiprocessing.remote import Remote
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+T = TypeVar("T")
+
+_handles: weakref.WeakSet[_Handle[Any]] = weakref.WeakSet()
+
+
+class _Handle(Generic[T]):
+    """What the three have in common: the queue at the server, and how it gets elsewhere."""
+
+    def __init__(self, maxsize: int, name: str | None, url: str | None) -> None:
+        self._open(Remote.make(maxsize, name, url), maxsize)
+
+    def _open(self, remote: Remote, maxsize: int) -> None:
+        self._remote = remote
+        self._maxsize = maxsize
+        self._closed = False
+        _handles.add(self)
+
+    def __getstate__(self) -> tuple[Location, int]:
+        return self._remote.shared(), self._maxsize
+
+    def __setstate__(self, state: tuple[Location, int]) -> None:
+        where, maxsize = state
+        self._open(Remote.at(where), maxsize)
+
+    def _after_fork(self) -> None:
+        """In the child."""
+
+    @property
+    def name(self) -> str:
+        """The queue's name, for `name=` elsewhere."""
+        return self._remote.where.name
+
+    def delete(self) -> None:
+        """Delete the queue for everybody, with all that is in it."""
+        self._remote.call(lifecycle.delete(self._remote.core))
+        self._remote.handle.forget_queue()
+
+    def _get(self, until: float | None) -> T:
+        try:
+            item: T = self._remote.get(until)
+        except QueueEmptyError:
+            raise Empty from None
+        return item
+
+
+class Queue(_Handle[T]):
+    """As `multiprocessing.Queue`. An unbounded queue's `put` never waits for the server to come
+    back; a bounded one's returns when the item has its place there."""
+
+    _exact = False
+    _reserves = True
+
+    def __init__(
+        self, maxsize: int = 0, *, name: str | None = None, url: str | None = None
+    ) -> None:
+        super().__init__(maxsize, name, url)
+
+    def _open(self, remote: Remote, maxsize: int) -> None:
+        super()._open(remote, maxsize)
+        exact = self._exact or remote.bound > 0
+        self._serialize = remote.core.serialize
+        self._producer = Producer(remote, exact=exact, reserves=exact and self._reserves)
+        finalizer = weakref.finalize(self, self._producer.abandon)
+        finalizer.atexit = False
+
+    def _after_fork(self) -> None:
+        self._producer.reset()
+
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
+        """As `multiprocessing.Queue.put`; raises what pickling raises, and then nothing was put."""
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        until: float | None = None
+        if not block:
+            until = 0.0
+        elif timeout is not None:
+            until = time.monotonic() + timeout
+        if not self._producer.put(self._serialize(obj), until):
+            raise Full
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """As `multiprocessing.Queue.get`."""
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        until: float | None = None
+        if not block:
+            until = 0.0
+        elif timeout is not None:
+            until = time.monotonic() + timeout
+        if until is not None:
+            # What this process has put is there.
+            self._producer.settle()
+        return self._get(until)
+
+    def put_nowait(self, obj: T) -> None:
+        self.put(obj, False)
+
+    def get_nowait(self) -> T:
+        return self.get(False)
+
+    def qsize(self) -> int:
+        """How many items are in the queue; what this process has buffered counts."""
+        with self._producer.counted() as buffered:
+            return self._remote.size().length + buffered
+
+    def empty(self) -> bool:
+        if self._closed and self._producer.used:
+            raise OSError("handle is closed")
+        with self._producer.counted() as buffered:
+            return buffered == 0 and self._remote.size(1).length == 0
+
+    def full(self) -> bool:
+        bound = self._remote.bound
+        if not bound:
+            return False
+        self._producer.settle()
+        with self._producer.counted() as buffered:
+            return self._remote.size(bound - buffered).length + buffered >= bound
+
+    def close(self) -> None:
+        """This handle is not used any more. What it has buffered is still sent."""
+        if not self._closed:
+            self._closed = True
+            self._producer.close()
+
+    def join_thread(self) -> None:
+        """Wait until all is sent that was put. The handle must be closed."""
+        assert self._closed, f"Queue {self!r} not closed"
+        self._producer.join()
+
+    def cancel_join_thread(self) -> None:
+        """Don't wait at exit until all is sent: it may be lost."""
+        self._producer.forget_exit()
+
+
+class JoinableQueue(Queue[T]):
+    """As `multiprocessing.JoinableQueue`. A consumer that dies doesn't hold `join` up."""
+
+    _exact = True
+    _reserves = False
+
+    def task_done(self) -> None:
+        """Raises `ValueError` if called more often than items were got."""
+        remote = self._remote
+        remote.handle.flush_idle()
+        session = remote.handle.acquire()
+        try:
+            counted = remote.handle.run(lifecycle.task_done(remote.core, session), session)
+        finally:
+            remote.handle.release(session)
+        if not counted and not remote.core.forfeited:
+            raise ValueError("task_done() called too many times")
+
+    def join(self) -> None:
+        """Wait until every item is done, whoever got it."""
+        self._remote.call(lifecycle.join(self._remote.core, None))
+
+
+class SimpleQueue(_Handle[T]):
+    """As `multiprocessing.SimpleQueue`: nothing is buffered."""
+
+    def __init__(self, *, name: str | None = None, url: str | None = None) -> None:
+        super().__init__(0, name, url)
+
+    def put(self, obj: T) -> None:
+        self._check_open()
+        self._remote.put(self._remote.core.serialize(obj), None)
+
+    def get(self) -> T:
+        self._check_open()
+        return self._get(None)
+
+    def empty(self) -> bool:
+        self._check_open()
+        return self._remote.size(1).length == 0
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(f"{type(self).__name__} is closed")
+
+
+def _after_fork() -> None:
+    for handle in list(_handles):
+        handle._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

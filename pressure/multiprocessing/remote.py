@@ -1,0 +1,208 @@
+"""The part of a shared queue that is at the server, and this process's way to it.
+
+There is one `Remote` for each queue in a process, however many handles it has. It is opened from a
+`Location`, which is all that a pickled handle carries.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+import weakref
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+from pressure import flows, items, lifecycle
+from pressure.address import Address
+from pressure.core import Core, Settings
+from pressure.credentials import resolve_keys
+from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError, QueueEmptyError
+from pressure.handle import Handle
+from pressure.keys import validate_name
+from pressure.link import Block, Flow, Link
+from pressure.multiprocessing import location
+from pressure.multiprocessing.caretaker import Caretaker
+from pressure.multiprocessing.location import Location
+from pressure.protocol import Status
+from pressure.session import Session
+from pressure.taker import Taker
+
+__all__ = ["Remote", "Size"]
+
+PREFIX = "__pressure__"
+TTL = 60.0
+"""How long (seconds) an anonymous queue outlives a creator that was killed, on a server given by
+URL."""
+EMBEDDED_TTL = 3600.0
+"""The same on the embedded server, which is gone with the last process anyway: a creator that is
+only suspended shall find its queue again."""
+ROOM_WAIT = 1.0
+LOOK_AGAIN = 0.01
+CERTAINTY = 0.15
+"""How long (seconds) a look at the size waits for items and places that others hold for a moment."""
+
+
+class Size(NamedTuple):
+    """`length` includes the `ahead` items that consumers have fetched and not handed out;
+    `reserved` places are held for producers who are in the middle of putting."""
+
+    length: int
+    bound: int
+    ahead: int
+    reserved: int
+
+
+class _Pickles:
+    """As `multiprocessing`: sockets, connections and what else it knows how to send."""
+
+    def dumps(self, obj: Any, /) -> bytes:
+        if type(obj) in _PLAIN:
+            return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+        return bytes(ForkingPickler.dumps(obj, pickle.HIGHEST_PROTOCOL))
+
+    def loads(self, data: bytes, /) -> Any:
+        return pickle.loads(data)
+
+
+# What no registered reducer can have a say in.
+_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
+_PICKLES = _Pickles()
+_lock = threading.Lock()
+_open: weakref.WeakValueDictionary[tuple[str, str, str], Remote] = weakref.WeakValueDictionary()
+
+
+class Remote:
+    """A queue at the server. Thread-safe; usable in forked children."""
+
+    def __init__(self, address: Address, where: Location, *, creator: bool = False) -> None:
+        self.where = where
+        settings = resolve_keys(Settings(ttl=where.ttl), None, address)
+        self.core: Core[Link] = Core(where.name, where.prefix, _PICKLES, settings)
+        self.core.learn(where.generation, where.bound)
+        self.handle = Handle(self.core, address)
+        self._taker = Taker(self.handle)
+        self.caretaker = Caretaker(self.core, self.handle, owner=creator and where.ttl is not None)
+        self._finalizer = weakref.finalize(self, self.caretaker.abandon)
+        # The interpreter's exit has hooks of its own.
+        self._finalizer.atexit = False
+
+    @classmethod
+    def make(cls, maxsize: int, name: str | None, url: str | None) -> Remote:
+        """Create a queue, or find the one called `name` if it exists.
+
+        Raises `ValueError` if that has another bound than the `maxsize` asked for.
+        """
+        url, embedded = location.resolve(url)
+        bare = location.without_secrets(url)
+        bound = max(0, maxsize)
+        ttl = None
+        if name is None:
+            name = f"mp-{os.urandom(12).hex()}"
+            ttl = EMBEDDED_TTL if embedded else TTL
+        validate_name(name)
+        remote = cls(Address.of(url), Location(bare, PREFIX, name, ttl, b"", bound), creator=True)
+        try:
+            remote.handle.call(lifecycle.create(remote.core, bound))
+        except QueueAlreadyExistsError:
+            remote.handle.call(flows.describe(remote.core))
+            if bound and remote.core.bound != bound:
+                raise ValueError(
+                    f"queue {name!r} exists with maxsize={remote.core.bound}, not {maxsize}"
+                ) from None
+        remote.where = remote.where._replace(
+            generation=remote.core.generation, bound=remote.core.bound
+        )
+        remote.caretaker.begin()
+        with _lock:
+            _open[_key(remote.where)] = remote
+        return remote
+
+    @classmethod
+    def at(cls, where: Location) -> Remote:
+        """This process's way to a queue that exists."""
+        with _lock:
+            remote = _open.get(_key(where))
+            if remote is None or remote.where.generation != where.generation:
+                remote = cls(location.find(where.url), where)
+                remote.caretaker.begin()
+                _open[_key(where)] = remote
+            return remote
+
+    @property
+    def bound(self) -> int:
+        return self.core.bound
+
+    def shared(self) -> Location:
+        """What to tell another process."""
+        self.caretaker.shared = True
+        return self.where
+
+    def get(self, until: float | None) -> Any:
+        """Take the oldest item by `until` (monotonic; None: wait for ever, 0: don't).
+
+        A fast consumer fetches several at a time; what it doesn't use is given back within 100 ms.
+        Raises `QueueEmptyError`.
+        """
+        return self._taker.get(until, ahead=True)
+
+    def put(self, body: bytes, until: float | None) -> bool:
+        """Put one item; says whether there was room for it by `until`."""
+        session = self.handle.acquire()
+        try:
+            return self.handle.run(items.put_bodies(self.core, session, [body], until), session, until) == 1
+        finally:
+            self.handle.release(session)
+
+    def wait_for_room(self, until: float | None) -> None:
+        """Wait until there may be room, or a while."""
+        self.handle.call(_wait_for_room(self.core, until), until)
+
+    def size(self, enough: int | None = None) -> Size:
+        """How long the queue is.
+
+        What other processes hold for a moment is waited for, unless the answer doesn't depend on
+        it: `enough` is the length about which the caller wants to know whether it is reached.
+        """
+        until = time.monotonic() + CERTAINTY
+        if any(session.pending for session in self.core.sessions):
+            self.handle.flush_idle()
+        while True:
+            reply: Any = self.handle.ask(self.core.protocol.size())
+            if reply[0] == Status.ABSENT:
+                raise QueueDoesNotExistError(self.core.name)
+            length, bound, _, ahead, reserved = reply[1:]
+            ours = len(self.core.buffer)
+            uncertain = max(0, ahead - ours) + (reserved if enough is not None else 0)
+            if enough is None:
+                certain = uncertain == 0
+            else:
+                certain = length + reserved < enough or length - max(0, ahead - ours) >= enough
+            if certain or time.monotonic() >= until:
+                return Size(length, bound, ahead, reserved)
+            time.sleep(LOOK_AGAIN)
+
+    def call(self, flow: Flow[Any], until: float | None = None) -> Any:
+        return self.handle.call(flow, until)
+
+    def producer_session(self) -> Session[Link]:
+        return self.handle.acquire()
+
+
+def _wait_for_room(core: Core[Any], until: float | None) -> Flow[None]:
+    seconds = ROOM_WAIT if until is None else max(0.001, min(ROOM_WAIT, until - time.monotonic()))
+    yield Block(core.protocol.wait_for_room(seconds + 0.1), seconds, until)
+
+
+def _key(where: Location) -> tuple[str, str, str]:
+    return where.url, where.prefix, where.name
+
+
+def _renew_lock_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_in_child)

@@ -1,0 +1,118 @@
+"""Items from the server to a caller's thread: at once, ahead of need, or on lease."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pressure import items
+from pressure.core import Ahead
+from pressure.errors import (
+    PayloadError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+)
+from pressure.handle import Handle
+from pressure.items import Fetched
+from pressure.lease import Lease
+from pressure.link import Link
+from pressure.pace import Pace
+from pressure.session import Session
+
+__all__ = ["Taker"]
+
+_NOTHING_TAKEN = (QueueEmptyError, QueueClosedError, QueueDoesNotExistError, PayloadError)
+
+
+class Taker:
+    """Takes items for the callers of one handle. Thread-safe.
+
+    Deadlines are `time.monotonic` values; None waits for ever, 0 not at all. All methods raise
+    `QueueEmptyError` at their deadline, `QueueClosedError` once the queue is closed and drained,
+    `QueueDoesNotExistError`, and `PayloadError` for an item that can't be read.
+    """
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._pace = Pace()
+
+    def get(self, until: float | None, count: int = 1, *, ahead: bool = False) -> Any:
+        """The oldest item. With `ahead`, more are fetched while the caller is quick; otherwise up to
+        `count` are taken, which the next calls return."""
+        while True:
+            if ahead:
+                count = self._pace.next_count()
+            waiting = self._handle.core.pop_ahead()
+            obj = self._fetch(until, count, ahead) if waiting is None else self._open(waiting)
+            if obj is not items.SKIPPED:
+                return obj
+
+    def get_many(self, until: float | None, count: int) -> list[Any]:
+        """The oldest item, and what else is there, up to `count`."""
+        taken = [self.get(until, count)]
+        while len(taken) < count and (waiting := self._handle.core.pop_ahead()) is not None:
+            try:
+                obj = self._open(waiting)
+            except PayloadError:
+                # It is in the dead letters; the items that were taken must reach the caller.
+                continue
+            if obj is not items.SKIPPED:
+                taken.append(obj)
+        return taken
+
+    def lease(self, until: float | None) -> Lease[Any]:
+        """The oldest item, on lease."""
+
+        def hold(session: Session[Link], fetched: Fetched) -> Lease[Any]:
+            session.leased[fetched.tag] += 1
+            return Lease(self._handle, session, fetched.tag, fetched.obj, fetched.deliveries)
+
+        while True:
+            lease = self._take(until, 1, False, hold)
+            if lease is not items.SKIPPED:
+                return lease  # type: ignore[no-any-return]
+
+    def _fetch(self, until: float | None, count: int, ahead: bool) -> Any:
+        def hand_out(session: Session[Link], fetched: Fetched) -> Any:
+            if fetched.ahead:
+                self._pace.fetched()
+            session.pending.append((fetched.kind, fetched.tag))
+            return fetched.obj
+
+        return self._take(until, count, ahead, hand_out)
+
+    def _take(self, until: float | None, count: int, ahead: bool, hand_out: Any) -> Any:
+        """Take items from the server; hands out the first and keeps the others."""
+        handle = self._handle
+        session = handle.acquire(taking=True)
+        try:
+            flow = items.fetch(handle.core, session, count, until, ahead=ahead)
+            fetched = handle.run(flow, session, until)
+            if fetched is None:
+                raise QueueEmptyError(handle.core.name)
+            if fetched.obj is items.SKIPPED:
+                return items.SKIPPED
+            return hand_out(session, fetched)
+        except _NOTHING_TAKEN:
+            raise
+        except BaseException:
+            # Whatever was taken and did not reach the caller is found by the session's next use.
+            session.stale = session.stale or session.known
+            raise
+        finally:
+            handle.release(session)
+
+    def _open(self, ahead: Ahead[Link]) -> Any:
+        """Hand out an item that was fetched before."""
+        core = self._handle.core
+        try:
+            if core.raw and not core.settings.max_deliveries:
+                obj: Any = ahead.item
+            else:
+                obj = self._handle.call_if_needed(items.open_ahead(core, ahead))
+            if obj is not items.SKIPPED:
+                ahead.session.pending.append((ahead.kind, ahead.tag))
+        finally:
+            core.moved(ahead)
+        self._handle.keep_up()
+        return obj

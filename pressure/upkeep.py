@@ -1,0 +1,119 @@
+"""What a handle owes the server while nobody calls, as flows: acknowledge, give back, sign off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pressure import flows
+from pressure.core import Ahead, Core
+from pressure.flows import retire
+from pressure.link import Flow
+from pressure.protocol import Acks, Command, Status
+from pressure.retry import Disconnected
+from pressure.session import Session
+
+__all__ = ["acknowledge", "end_lease", "give_back_ahead", "hand_back", "settle", "sign_off"]
+
+
+def acknowledge(core: Core[Any], session: Session[Any]) -> Flow[None]:
+    """Send the acknowledgements that wait in a session."""
+    acks = session.collect()
+    if not acks.tags:
+        return
+    number = session.next_number()
+    try:
+        yield core.protocol.ack(session.consumer, acks, number)
+    except BaseException:
+        session.doubt(number, acks)
+        raise
+
+
+def settle(core: Core[Any], session: Session[Any]) -> Flow[None]:
+    """Bring a session in order that nobody uses."""
+    if session.stale:
+        yield from retire(core, session)
+    yield from acknowledge(core, session)
+
+
+def hand_back(
+    core: Core[Any], session: Session[Any], tag: bytes, *, ahead: bool = False
+) -> Flow[None]:
+    """Put an item back that was taken for a caller who is gone."""
+    lost = True
+    try:
+        reply = yield core.protocol.give_back(session.consumer, [tag], charge=False, ahead=ahead)
+        lost = reply[0] == Status.LOST
+    finally:
+        # It may be held under another name by now: the session looks.
+        session.stale = session.stale or lost
+
+
+def give_back_ahead(core: Core[Any]) -> Flow[None]:
+    """Give back what was fetched ahead and not handed out, in its order."""
+    groups: dict[tuple[int, str], list[Ahead[Any]]] = {}
+    while (ahead := core.pop_ahead()) is not None:
+        groups.setdefault((id(ahead.session), ahead.kind), []).append(ahead)
+    while groups:
+        # The newest first, so that the oldest end up at the very head.
+        (_, kind), items = groups.popitem()
+        session = items[0].session
+        try:
+            reply = yield core.protocol.give_back(
+                session.consumer,
+                [ahead.tag for ahead in items],
+                charge=False,
+                ahead=kind == "a",
+            )
+            session.stale = session.stale or reply[0] == Status.LOST
+        except BaseException:
+            # They are still this consumer's; its session finds them when it is next looked after.
+            for left in groups.values():
+                left[0].session.stale = True
+                for ahead in left:
+                    core.moved(ahead)
+            session.stale = True
+            raise
+        finally:
+            for ahead in items:
+                core.moved(ahead)
+
+
+def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:
+    """Acknowledge, give everything else back, and be forgotten."""
+    if session.stale:
+        yield from flows.adopt(core, session)
+    number, acks = session.next_number(), session.collect()
+    yield core.protocol.leave(session.consumer, session.producer, acks, number)
+
+
+def end_lease(
+    core: Core[Any], session: Session[Any], tag: bytes, *, back: bool, charge: bool = False
+) -> Flow[bool]:
+    """Acknowledge a leased item or give it `back`; returns False if the lease had been lost."""
+
+    def command(consumer: bytes) -> Command:
+        if back:
+            return core.protocol.give_back(consumer, [tag], charge=charge)
+        return core.protocol.ack(consumer, Acks("f", [tag]))
+
+    again = False
+    try:
+        while True:
+            consumer = session.consumer
+            try:
+                reply = yield command(consumer)._replace(repeatable=False)
+            except Disconnected:
+                again = True
+                continue
+            if reply[0] != Status.LOST or session.consumer == consumer:
+                break
+            # The session's connection broke meanwhile, and the items have a new owner's name.
+    except BaseException:
+        # Unknown: the session gives it back if it is still there.
+        session.stale = True
+        raise
+    finally:
+        # Not before, or else the item would seem unseen to an adoption that comes in between.
+        session.unlease(tag)
+    # While the lease holds, only the first try can have removed the item.
+    return reply[0] != Status.LOST and (again or bool(reply[1]))
