@@ -39,13 +39,17 @@ from pressure.stats import QueueStats
 if TYPE_CHECKING:
     from pressure.executor import (
         InitializerError,
+        NestingError,
         Options,
+        OptionsView,
         RedisExecutor,
         ResultPayloadError,
         TaskError,
         TaskFuture,
         TaskLostError,
         TaskPayloadError,
+        TaskTerminatedError,
+        TaskTimeoutError,
         WorkerLostError,
     )
 
@@ -56,8 +60,10 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "LocalServer",
+    "NestingError",
     "OperationUnblocked",
     "Options",
+    "OptionsView",
     "OutcomeUnknownError",
     "PayloadError",
     "PressureError",
@@ -85,6 +91,8 @@ __all__ = [
     "TaskFuture",
     "TaskLostError",
     "TaskPayloadError",
+    "TaskTerminatedError",
+    "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
     "local_server",
@@ -93,13 +101,17 @@ __all__ = [
 _EXECUTOR = frozenset(
     {
         "InitializerError",
+        "NestingError",
         "Options",
+        "OptionsView",
         "RedisExecutor",
         "ResultPayloadError",
         "TaskError",
         "TaskFuture",
         "TaskLostError",
         "TaskPayloadError",
+        "TaskTerminatedError",
+        "TaskTimeoutError",
         "WorkerLostError",
     }
 )

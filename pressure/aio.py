@@ -12,33 +12,32 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
 
-from pressure import errors, flows, items, lifecycle, upkeep
+from pressure import errors, flows, items, lifecycle
 from pressure.address import Address
 from pressure.aio_batches import batches
-from pressure.aio_errors import QueueClosedError, QueueEmptyError, QueueFullError
+from pressure.aio_errors import QueueClosedError, QueueEmptyError, QueueFullError, for_asyncio
 from pressure.aio_handle import AsyncHandle
 from pressure.aio_lease import AsyncLease, Leasing
 from pressure.aio_letters import AsyncDeadLetters
 from pressure.aio_link import AsyncLink
 from pressure.aio_pool import FAREWELL
+from pressure.aio_taker import AsyncTaker, QueueIterator
 from pressure.arguments import checked_bound, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import QueueDoesNotExistError
-from pressure.items import Fetched, Gathered
 from pressure.keys import validate_name
 from pressure.link import Flow
 from pressure.pace import Pace
 from pressure.protocol import Command, Status
-from pressure.session import Session
 from pressure.stats import QueueStats, parse_stats
 
 __all__ = [
@@ -96,6 +95,7 @@ class PressureQueue(Generic[T]):
         self._core: Core[AsyncLink] = Core(name, prefix, serializer, settings)
         self._handle = AsyncHandle(self._core, address)
         self._pace = Pace()
+        self._taker: AsyncTaker[T] = AsyncTaker(self._handle, self._pace)
         self.dead_letters = AsyncDeadLetters(self._handle)
 
     @property
@@ -127,7 +127,7 @@ class PressureQueue(Generic[T]):
         `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. To close
         only this handle there is `disconnect()`.
         """
-        with _for_asyncio():
+        with for_asyncio():
             await self._handle.call(lambda session: self._described(lifecycle.close(self._core)))
 
     async def shutdown(self, immediate: bool = False) -> None:
@@ -205,7 +205,7 @@ class PressureQueue(Generic[T]):
 
     async def _put_bodies(self, bodies: list[bytes], until: float | None, mode: str) -> int:
         pool = self._handle.pool
-        with _for_asyncio():
+        with for_asyncio():
             accepted = await pool.call(
                 lambda session: items.put_bodies(self._core, session, bodies, until, mode),
                 until,
@@ -229,11 +229,11 @@ class PressureQueue(Generic[T]):
         read, which is then in the dead-letter list. An item is acknowledged with the next call or
         within 50 ms; a crash before that delivers it once more.
         """
-        return (await self._get(1, deadline(True, timeout)))[0]
+        return await self._taker.get(deadline(True, timeout))
 
     async def get_nowait(self) -> T:
         """Take the oldest item if there is one now, else raise `QueueEmptyError`."""
-        return (await self._get(1, 0.0))[0]
+        return await self._taker.get(0.0)
 
     async def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
         """Wait for an item as `get` does, and take what else is there, up to `max_items`.
@@ -242,54 +242,15 @@ class PressureQueue(Generic[T]):
         """
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, not {max_items!r}")
-        return await self._get(max_items, deadline(True, timeout), count=max_items)
+        return await self._taker.get_many(deadline(True, timeout), max_items)
 
-    def __aiter__(self) -> PressureQueueIterator[T]:
+    def __aiter__(self) -> AsyncIterator[T]:
         """Get items until the queue is closed and drained.
 
         A fast consumer fetches several at a time, if nobody else waits for them; what is fetched
         and not used is given back within 100 ms.
         """
-        return PressureQueueIterator(self)
-
-    async def _next(self) -> T:
-        try:
-            return (await self._get(1, None, count=self._pace.next_count(), ahead=True))[0]
-        except QueueClosedError:
-            raise StopAsyncIteration from None
-
-    async def _get(
-        self, most: int, until: float | None, *, count: int = 1, ahead: bool = False
-    ) -> list[T]:
-        """Up to `most` items; takes `count` if none were fetched before."""
-        core, pool = self._core, self._handle.pool
-        with _for_asyncio():
-            found = await pool.call(
-                lambda session: items.gather(core, session, most, until, count=count, ahead=ahead),
-                until,
-                # What is here already does not have to wait for those who wait.
-                slots=pool.asking if until == 0.0 or core.buffer else pool.getting,
-                commit=self._hand_out,
-                undo=self._hand_back,
-            )
-        if not found.items:
-            raise QueueEmptyError(core.name)
-        return [obj for _, obj in found.items]
-
-    def _hand_out(self, session: Session[AsyncLink], found: Gathered) -> None:
-        for one, _ in found.items:
-            one.session.pending.append((one.kind, one.tag))
-            self._core.moved(one)
-        if found.ahead:
-            self._pace.fetched()
-
-    def _hand_back(self, session: Session[AsyncLink], found: Gathered) -> Flow[None]:
-        # The newest first, so that the oldest ends up at the very head.
-        for one, _ in reversed(found.items):
-            try:
-                yield from upkeep.hand_back(self._core, one.session, one.tag, ahead=one.kind == "a")
-            finally:
-                self._core.moved(one)
+        return QueueIterator(self, self._taker)
 
     # Leases
 
@@ -301,36 +262,7 @@ class PressureQueue(Generic[T]):
         for the wait (seconds). The lease renews itself while this process lives. Raises as `get`
         does.
         """
-        return Leasing(lambda: self._lease(timeout))
-
-    async def _lease(self, timeout: float | None) -> AsyncLease[T]:
-        until = deadline(True, timeout)
-        core, pool = self._core, self._handle.pool
-        lease: list[AsyncLease[T]] = []
-
-        def commit(session: Session[AsyncLink], fetched: Fetched | None) -> None:
-            if fetched is not None and fetched.obj is not items.SKIPPED:
-                session.leased[fetched.tag] += 1
-                lease.append(
-                    AsyncLease(self._handle, session, fetched.tag, fetched.obj, fetched.deliveries)
-                )
-
-        def undo(session: Session[AsyncLink], fetched: Fetched | None) -> Flow[None]:
-            if fetched is not None and fetched.obj is not items.SKIPPED:
-                yield from upkeep.hand_back(core, session, fetched.tag, ahead=fetched.kind == "a")
-
-        while not lease:
-            with _for_asyncio():
-                fetched = await pool.call(
-                    lambda session: items.fetch(core, session, 1, until, ahead=False),
-                    until,
-                    slots=pool.getting,
-                    commit=commit,
-                    undo=undo,
-                )
-            if fetched is None:
-                raise QueueEmptyError(core.name)
-        return lease[0]
+        return Leasing(lambda: self._taker.lease(deadline(True, timeout)))
 
     # join
 
@@ -457,25 +389,3 @@ class PressureQueue(Generic[T]):
         if not self._core.generation:
             yield from flows.describe(self._core)
         return (yield from flow)
-
-
-class PressureQueueIterator(Generic[T]):
-    """What `async for item in queue` runs."""
-
-    def __init__(self, queue: PressureQueue[T]) -> None:
-        self._queue = queue
-
-    def __aiter__(self) -> PressureQueueIterator[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        return await self._queue._next()
-
-
-@contextlib.contextmanager
-def _for_asyncio() -> Iterator[None]:
-    """Turn the error of a closed queue into one that asyncio code knows."""
-    try:
-        yield
-    except errors.QueueClosedError as exc:
-        raise QueueClosedError.of(exc) from None

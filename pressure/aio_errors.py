@@ -7,12 +7,14 @@ Each is also what `asyncio.Queue` raises in its place; `QueueClosedError` is an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pressure import errors
 
-__all__ = ["QueueClosedError", "QueueEmptyError", "QueueFullError", "QueueShutDown"]
+__all__ = ["QueueClosedError", "QueueEmptyError", "QueueFullError", "QueueShutDown", "for_asyncio"]
 
 if TYPE_CHECKING or sys.version_info < (3, 13):
 
@@ -40,3 +42,12 @@ class QueueClosedError(errors.QueueClosedError, QueueShutDown):
         closed = cls(error.queue, error.detail)
         closed.accepted = error.accepted
         return closed
+
+
+@contextlib.contextmanager
+def for_asyncio() -> Iterator[None]:
+    """Turn the error of a closed queue into one that asyncio code knows."""
+    try:
+        yield
+    except errors.QueueClosedError as exc:
+        raise QueueClosedError.of(exc) from None

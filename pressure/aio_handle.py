@@ -41,6 +41,7 @@ class AsyncHandle:
         self.address = address
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
+        self._finalizer: weakref.finalize[[Pool], AsyncHandle] | None = None
 
     @property
     def pool(self) -> Pool:
@@ -67,7 +68,10 @@ class AsyncHandle:
             del _guards[old]
         guard = _guards[pool] = _guard(pool)
         _start(guard.__anext__())
-        weakref.finalize(self, _release, pool).atexit = False
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, _release, pool)
+        self._finalizer.atexit = False
         return pool
 
     async def call(self, work: Work[T]) -> T:

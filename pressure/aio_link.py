@@ -1,4 +1,4 @@
-"""One asyncio connection to the server, and the driver that runs flows over it.
+"""One asyncio connection to the server.
 
 The counterpart of `pressure.link`. What is particular here is cancellation: it may strike wherever
 a coroutine waits. A reply that is still owed then is not lost: what was interrupted can be taken up
@@ -12,7 +12,7 @@ import inspect
 import logging
 import time
 from collections import deque
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import redis.asyncio.connection as redis_connection
 import redis.backoff
@@ -20,22 +20,18 @@ import redis.exceptions as redis_errors
 from redis.asyncio.retry import Retry
 
 from pressure.address import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Address
-from pressure.errors import OperationUnblocked, PressureError
+from pressure.errors import PressureError
 from pressure.link import (
     BLOCK_MARGIN,
     OOM_POLL,
-    Attempts,
     Block,
-    Flow,
-    Post,
-    Request,
-    Sleep,
+    Stream,
     run_id,
 )
 from pressure.protocol import Command
-from pressure.retry import Broken, Disconnected, Oom, classify
+from pressure.retry import Broken, Oom, classify
 
-__all__ = ["AsyncLink", "Control", "Operation"]
+__all__ = ["AsyncExecutor", "AsyncLink", "Control"]
 
 log = logging.getLogger("pressure")
 
@@ -135,6 +131,17 @@ class AsyncLink:
         await self._send(command)
         self._owed = None
         self._posted.append(command)
+
+    async def stream(self, stream: Stream) -> int:
+        """Send a stream of commands one by one. Cancelled, it may be called again, as `execute`."""
+        while stream.done < stream.count:
+            if stream.under_way is None:
+                stream.under_way = stream.command(stream.done)
+            reply = await self.execute(stream.under_way)
+            stream.under_way = None
+            if not stream.accept(reply):
+                break
+        return stream.done
 
     async def block(self, request: Block, control: AsyncExecutor) -> Any:
         """Run a blocking command, and end it by force when its time is up."""
@@ -253,107 +260,3 @@ class Control:
 
     async def close(self) -> None:
         await self._link.close(nowait=False)
-
-
-class _Again(Exception):
-    """The request is to be sent again."""
-
-
-class Operation(Generic[T]):
-    """A flow under way over a link, which can be cancelled and then brought to its end."""
-
-    def __init__(
-        self,
-        name: str,
-        flow: Flow[T],
-        link: AsyncLink,
-        control: AsyncExecutor,
-        *,
-        reconnect_timeout: float,
-        deadline: float | None = None,
-    ) -> None:
-        self._name = name
-        self._flow = flow
-        self._link = link
-        self._control = control
-        self._attempts = Attempts(link.address, reconnect_timeout, deadline)
-        self._request: Request | None = None
-        self._delay: float | None = None
-        self._concluding = False
-
-    async def run(self) -> T:
-        """Run the flow to its end; `pressure.link.Attempts` says what a broken connection means.
-
-        If this is cancelled the flow stands still, and `conclude` takes it up.
-        """
-        result: T
-        flow = self._flow
-        try:
-            request = next(flow) if self._request is None else self._request
-            while True:
-                self._request = request
-                try:
-                    reply = await self._attempt(request)
-                except asyncio.CancelledError:
-                    raise
-                except _Again:
-                    continue
-                except BaseException as exc:
-                    # It puts its session in order now, and not whenever the traceback is dropped.
-                    request = flow.throw(exc)
-                else:
-                    request = flow.send(reply)
-        except StopIteration as stop:
-            result = stop.value
-            return result
-
-    async def conclude(self, deadline: float) -> T:
-        """Bring a flow that was cancelled to its end soon, by `deadline` (monotonic) if possible.
-
-        It blocks no more. Raises `OperationUnblocked` if what it waited for did not come.
-        """
-        self._concluding = True
-        self._attempts.deadline = deadline
-        return await self.run()
-
-    def drop(self) -> None:
-        """End the flow where it stands."""
-        self._flow.close()
-
-    async def _attempt(self, request: Request) -> Any:
-        """The reply to a request. Raises what is to be thrown into the flow, or `_Again`."""
-        attempts = self._attempts
-        if self._delay is None:
-            try:
-                reply = await self._perform(request)
-            except Broken as broken:
-                connected = self._link.ever_connected
-                self._delay = attempts.failed(request, broken, ever_connected=connected)
-            else:
-                attempts.succeeded()
-                if self._concluding and reply is None and isinstance(request, Block | Sleep):
-                    raise OperationUnblocked(self._name)
-                return reply
-        # It is kept until it has passed: whoever takes up the flow goes on with it.
-        await asyncio.sleep(self._delay)
-        self._delay = None
-        if attempts.may_repeat(request):
-            raise _Again
-        if not attempts.may_skip(request):
-            raise Disconnected
-        if self._concluding:
-            raise OperationUnblocked(self._name)
-        return None
-
-    async def _perform(self, request: Request) -> Any:
-        if isinstance(request, Command):
-            return await self._link.execute(request)
-        if isinstance(request, Post):
-            return await self._link.post(request.command)
-        if isinstance(request, Block):
-            if self._concluding:
-                return await self._link.end_block(request, self._control)
-            return await self._link.block(request, self._control)
-        if not self._concluding:
-            await asyncio.sleep(request.seconds)
-        return None

@@ -1,5 +1,8 @@
 """What an asyncio handle has on its event loop: sessions, operations under way, and upkeep.
 
+Sessions are kept in two pools, last used first: those that are consumers, and the others. What a
+consumer has to acknowledge thus never waits behind a put that blocks.
+
 An operation that is cancelled lets go of its caller at once and is concluded by a task in the
 background: a blocking command is ended, its last reply read, and what that brought is given back.
 So no reply is ever thrown away, and cancelling often costs no connections.
@@ -8,18 +11,19 @@ So no reply is ever thrown away, and cancelling often costs no connections.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pressure import flows, keeper, upkeep
+from pressure import keeper, upkeep
 from pressure.address import Address
-from pressure.aio_link import AsyncLink, Control, Operation
+from pressure.aio_link import AsyncLink, Control
+from pressure.aio_operation import Operation
+from pressure.aio_renewer import FAREWELL, Renewer
 from pressure.core import Core
 from pressure.errors import PressureError
-from pressure.link import Flow, Link, run
+from pressure.link import Flow
 from pressure.protocol import Command
 from pressure.session import Session
 
@@ -28,8 +32,8 @@ __all__ = ["FAREWELL", "Pool", "Work"]
 log = logging.getLogger("pressure")
 
 T = TypeVar("T")
-FAREWELL = 1.0
-"""How long concluding and signing off may take when the server is away (seconds)."""
+LAST_TRY = 1.0
+"""How long an operation looks for a lost server at least, even if its deadline has passed."""
 MOST = 32
 """How many connections may put at a time, how many may get, and how many may do anything else.
 Whoever comes later waits here in turn, so that a thousand waiting tasks are no thousand sockets."""
@@ -39,18 +43,19 @@ Work = Callable[[Session[AsyncLink]], Flow[T]]
 
 
 class Pool:
-    """The connections of one handle on one event loop. Sessions are used last in, first out."""
+    """The connections of one handle on one event loop."""
 
     def __init__(self, core: Core[AsyncLink], address: Address) -> None:
         self.loop = asyncio.get_running_loop()
         self.core = core
         self.address = address
-        self.free: list[Session[AsyncLink]] = []
         self.putting = asyncio.Semaphore(MOST)
         self.getting = asyncio.Semaphore(MOST)
         self.joining = asyncio.Semaphore(MOST)
         self.asking = asyncio.Semaphore(MOST)
-        self.renewer = Renewer(core, address, self.free)
+        self._consumers: list[Session[AsyncLink]] = []
+        self._others: list[Session[AsyncLink]] = []
+        self.renewer = Renewer(core, address, self._consumers)
         self._control = Control(address)
         self._reached = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,8 +65,8 @@ class Pool:
             session.link = AsyncLink(address)
             session.link.ever_connected = True
             session.stale = session.known
-            self.free.append(session)
-        keeper.keep(self.renewer)
+            self._pool_of(session).append(session)
+        keeper.keep(self.renewer, address.identity)
 
     # Operations
 
@@ -71,18 +76,19 @@ class Pool:
         until: float | None = None,
         *,
         slots: asyncio.Semaphore | None = None,
+        taking: bool = False,
         commit: Callable[[Session[AsyncLink], T], None] | None = None,
         undo: Callable[[Session[AsyncLink], T], Flow[None]] | None = None,
         verdict: float = 0.0,
     ) -> T:
-        """Run an operation in a session of its own.
+        """Run an operation in a session of its own, for `taking` items or for anything else.
 
         `commit` is called with the result right before the caller has it. If the caller is
         cancelled, the operation is concluded without it: `undo` then makes the flow that reverses
         the result, and the caller waits for that for up to `verdict` seconds.
         """
         slot = await self._enter(slots or self.asking, until)
-        session = self._acquire()
+        session = self._acquire(taking)
         operation = self._operation(work(session), session, until)
         try:
             result = await operation.run()
@@ -116,9 +122,11 @@ class Pool:
             await self.asking.acquire()
             return self.asking
 
-    def _acquire(self) -> Session[AsyncLink]:
-        if self.free:
-            return self.free.pop()
+    def _acquire(self, taking: bool) -> Session[AsyncLink]:
+        if taking and self._consumers:
+            return self._consumers.pop()
+        if self._others:
+            return self._others.pop()
         session = Session(AsyncLink(self.address))
         # A handle that has reached its server once rides out the server's absence.
         session.link.ever_connected = self._reached
@@ -128,16 +136,20 @@ class Pool:
     def _release(self, session: Session[AsyncLink], slot: asyncio.Semaphore | None = None) -> None:
         session.used = time.monotonic()
         self._reached = self._reached or session.link.ever_connected
+        pool = self._pool_of(session)
         if slot is None:
             # Looked after, not used: sessions in use stay the same few.
-            self.free.insert(0, session)
+            pool.insert(0, session)
         else:
-            self.free.append(session)
+            pool.append(session)
             slot.release()
         if session.known:
             keeper.wake(session.used + self.core.settings.lease / 3)
         if session.pending or session.stale or self.core.buffer:
             self.keep_up()
+
+    def _pool_of(self, session: Session[AsyncLink]) -> list[Session[AsyncLink]]:
+        return self._consumers if session.known or session.stale else self._others
 
     def _operation(
         self, flow: Flow[T], session: Session[AsyncLink], until: float | None
@@ -149,7 +161,7 @@ class Pool:
             self._control,
             reconnect_timeout=self.core.settings.reconnect_timeout,
             # At its deadline an operation still gets one try.
-            deadline=None if until is None else max(until, time.monotonic() + 0.1),
+            deadline=None if until is None else max(until, time.monotonic() + LAST_TRY),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -209,17 +221,20 @@ class Pool:
             last = min(self.core.popped, self.core.stored + keeper.TICK)
             if self.core.buffer and now - last >= keeper.TICK:
                 await self._farewell(upkeep.give_back_ahead(self.core))
-            for session in [session for session in self.free if session.pending or session.stale]:
-                if now - session.used >= keeper.TICK / 2 and session in self.free:
-                    self.free.remove(session)
+            for session in self._to_settle():
+                if now - session.used >= keeper.TICK / 2 and session in self._consumers:
                     await self._settle(session)
         except (PressureError, TimeoutError) as exc:
             # The next operation meets the same trouble, and raises it where it is seen.
             log.debug("upkeep failed: %s", exc)
-        if self.core.buffer or any(session.pending or session.stale for session in self.free):
+        if self.core.buffer or self._to_settle():
             self.keep_up()
 
+    def _to_settle(self) -> list[Session[AsyncLink]]:
+        return [session for session in self._consumers if session.pending or session.stale]
+
     async def _settle(self, session: Session[AsyncLink]) -> None:
+        self._consumers.remove(session)
         until = time.monotonic() + FAREWELL
         operation = self._operation(upkeep.settle(self.core, session), session, until)
         try:
@@ -233,9 +248,8 @@ class Pool:
 
     async def flush(self) -> None:
         """Send the acknowledgements that wait in sessions which nobody is using."""
-        for session in [session for session in self.free if session.pending and not session.stale]:
-            if session in self.free:
-                self.free.remove(session)
+        for session in self._to_settle():
+            if not session.stale and session in self._consumers:
                 await self._settle(session)
 
     async def give_back_ahead(self) -> None:
@@ -246,8 +260,10 @@ class Pool:
         """The queue was deleted: nothing of it is left at the server."""
         self.core.generation = b""
         self.core.buffer.clear()
-        for session in self.free:
+        for session in self._consumers:
             session.reset()
+        self._others.extend(self._consumers)
+        self._consumers.clear()
 
     def close(self, then: Callable[[], object]) -> None:
         """Disconnect in the background."""
@@ -263,20 +279,24 @@ class Pool:
         tasks = self._tasks - {asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks, timeout=FAREWELL)
-        with contextlib.suppress(PressureError):
+        away = False
+        try:
             await self.give_back_ahead()
+        except PressureError:
+            away = True
         until = time.monotonic() + FAREWELL
-        while self.free:
-            session = self.free.pop()
+        while self._consumers or self._others:
+            session = (self._consumers or self._others).pop()
+            known = session.known or session.stale or session.sequence
             try:
-                if (session.known or session.sequence) and session.link.ever_connected:
-                    flow = upkeep.sign_off(self.core, session)
-                    await self._operation(flow, session, until).run()
+                if known and session.link.ever_connected and not away:
+                    await self._operation(upkeep.sign_off(self.core, session), session, until).run()
             except PressureError as exc:
-                # The server is away: the lease runs out, and the items come back.
+                # The leases run out, and the items come back. The others would fare no better.
                 log.debug("could not sign off: %s", exc)
+                away = True
             except asyncio.CancelledError:
-                self.free.append(session)
+                self._pool_of(session).append(session)
                 raise
             self.core.sessions.remove(session)
             await session.link.close(nowait=False)
@@ -284,50 +304,6 @@ class Pool:
         self._stop_timer()
         # The renewer notices that nothing is left to renew.
         keeper.wake(time.monotonic())
-
-
-class Renewer:
-    """Renews a handle's leases from the keeper's thread, over a connection of its own.
-
-    User code may hold up the event loop for longer than a lease lasts, and must not lose it.
-    """
-
-    def __init__(
-        self, core: Core[AsyncLink], address: Address, free: list[Session[AsyncLink]]
-    ) -> None:
-        self.forked = False
-        self._core = core
-        self._address = address
-        self._free = free
-        self._link = Link(address)
-        self._renew_at = 0.0
-
-    def maintain(self, now: float) -> float:
-        """Do what is due, and say when to be called again (`pressure.keeper.Kept`)."""
-        if self.forked or not self._core.consumers():
-            self._link.close()
-            return float("inf")
-        if now >= self._renew_at:
-            self._renew_at = now + self._core.settings.lease / 3
-            self._run(flows.reap_due(self._core))
-        return self._renew_at
-
-    def disconnect(self) -> None:
-        """At the interpreter's exit: sign off what no event loop did."""
-        while self._free and not self.forked:
-            session = self._free.pop()
-            if session.known:
-                self._run(upkeep.sign_off(self._core, session))
-        self._link.close()
-
-    def after_fork(self) -> None:
-        self.forked = True
-        self._link = Link(self._address)
-
-    def _run(self, flow: Flow[Any]) -> None:
-        timeout = self._core.settings.reconnect_timeout
-        until = time.monotonic() + FAREWELL
-        run(flow, self._link, self._link, reconnect_timeout=timeout, deadline=until)
 
 
 def _one(command: Command) -> Flow[Any]:

@@ -1,72 +1,157 @@
 """Bodies that are too large for a list: they travel in chunks beside the queue.
 
-The list then holds an envelope whose body says how many chunks there are and how many bytes. No
-single command carries more than a chunk, so other users of the server are not held up.
+The list then holds an envelope whose body says how many chunks there are, how many bytes, and under
+which id. No single command carries more than a chunk, so other users of the server are not held up;
+while one chunk is signed or copied here the server is busy with the next.
 """
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
+from pressure import envelope
+from pressure.content import Buffer, Content, room
 from pressure.core import Core
+from pressure.envelope import Envelope
 from pressure.errors import QueueDoesNotExistError
-from pressure.link import Flow
-from pressure.protocol import Status
+from pressure.link import Flow, Stream
+from pressure.protocol import Command, Status
 
-__all__ = ["CHUNK_BYTES", "INLINE_BYTES", "BlobGone", "discard", "download", "size_of", "upload"]
+__all__ = [
+    "CHUNK_BYTES",
+    "INLINE_BYTES",
+    "BlobGone",
+    "discard",
+    "download",
+    "is_blob",
+    "keep",
+    "upload",
+]
 
 INLINE_BYTES = 64 * 1024
 CHUNK_BYTES = 512 * 1024
-_REFERENCE = struct.Struct(">IQ")
+ID_BYTES = 16
+_REFERENCE = struct.Struct(">IQ16s")
 
 
 class BlobGone(ValueError):
     """The chunks that an item refers to are not there (any more)."""
 
 
-def reference_to(body: bytes) -> bytes:
-    """What is put in the place of a body that is stored beside the queue."""
-    return _REFERENCE.pack(-(-len(body) // CHUNK_BYTES), len(body))
+class Reference(NamedTuple):
+    """What stands in the place of a body that is stored beside the queue.
+
+    The id is another one for each upload: two workers that answer the same task never write to the
+    same chunks.
+    """
+
+    chunks: int
+    size: int
+    id: bytes
+
+    @classmethod
+    def of(cls, body: bytes) -> Reference:
+        """Raises `ValueError` if the body is none."""
+        try:
+            return cls(*_REFERENCE.unpack(body))
+        except struct.error as exc:
+            raise ValueError(f"a blob reference has {_REFERENCE.size} bytes") from exc
 
 
-def upload(core: Core[Any], message_id: bytes, body: bytes) -> Flow[bytes]:
-    """Store a body beside the queue; returns its reference."""
-    chunks = -(-len(body) // CHUNK_BYTES)
-    reply = yield core.protocol.announce(message_id, chunks)
+def is_blob(item: Envelope) -> bool:
+    return bool(item.flags & envelope.BLOB)
+
+
+def upload(
+    core: Core[Any],
+    message_id: bytes,
+    content: Content | bytes,
+    max_deliveries: int | None = None,
+) -> Flow[bytes]:
+    """Store a body beside the queue; returns the item that is to be put for it.
+
+    Raises `QueueDoesNotExistError`, and what the server refuses. If the put never comes, the server
+    drops the chunks after an hour, or with the queue.
+    """
+    codec = core.codec
+    assert codec is not None
+    if isinstance(content, bytes):
+        content = Content([content])
+    pieces = content.pieces(CHUNK_BYTES)
+    reference = Reference(len(pieces), len(content), os.urandom(ID_BYTES))
+    reply = yield core.protocol.announce(reference.id, reference.chunks)
     if reply[0] == Status.ABSENT:
         raise QueueDoesNotExistError(core.name)
-    view = memoryview(body)
-    for index in range(chunks):
-        chunk = bytes(view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
-        yield core.protocol.blob_write(message_id, index, chunk)
-    return reference_to(body)
+    seal = codec.seal(
+        message_id,
+        _REFERENCE.pack(*reference),
+        flags=envelope.BLOB,
+        max_deliveries=max_deliveries,
+    )
+
+    def command(index: int) -> Command:
+        return core.protocol.blob_write(reference.id, index, pieces[index])
+
+    def written(index: int, reply: object) -> bool:
+        seal.update(pieces[index])
+        return True
+
+    yield Stream(len(pieces), command, written)
+    if core.ttl_ms:
+        # Chunks that come after the queue is gone would stay for ever.
+        yield core.protocol.expire_blobs(core.ttl_ms)
+    return seal.item()
 
 
-def discard(core: Core[Any], message_id: bytes, reference: bytes) -> Flow[None]:
-    """Drop a body whose put was refused."""
-    chunks, _ = _REFERENCE.unpack(reference)
-    yield core.protocol.blob_withdraw(message_id, chunks)
+def keep(core: Core[Any], item: bytes) -> Flow[None]:
+    """The item was stored by other means than a put: if its body is a blob, that is to stay."""
+    parsed = Envelope.parse(item)
+    if is_blob(parsed):
+        reference = Reference.of(parsed.body)
+        yield core.protocol.end_upload(reference.id, reference.chunks)
 
 
-def size_of(reference: bytes | memoryview) -> int:
-    """How large the body is that a reference stands for. Raises `ValueError` if it is none."""
-    try:
-        return int(_REFERENCE.unpack(reference)[1])
-    except struct.error as exc:
-        raise ValueError(f"a blob reference has {_REFERENCE.size} bytes") from exc
+def discard(core: Core[Any], item: bytes) -> Flow[None]:
+    """Drop the body of an item that is not put, if it is a blob."""
+    parsed = Envelope.parse(item)
+    if is_blob(parsed):
+        reference = Reference.of(parsed.body)
+        yield core.protocol.blob_withdraw(reference.id, reference.chunks)
+        yield core.protocol.end_upload(reference.id, reference.chunks)
 
 
-def download(core: Core[Any], message_id: bytes, reference: bytes | memoryview) -> Flow[bytes]:
-    """Fetch a body. Raises `BlobGone`; the chunks stay until the item is acknowledged."""
-    chunks, size = _REFERENCE.unpack(reference)
-    parts = []
-    for index in range(chunks):
-        part = yield core.protocol.blob_read(message_id, index)
-        if part is None:
-            raise BlobGone(f"chunk {index} of {chunks} is gone from the server")
-        parts.append(part)
-    body = b"".join(parts)
-    if len(body) != size:
-        raise BlobGone(f"it has {len(body):,} bytes instead of {size:,}")
+def download(core: Core[Any], item: Envelope) -> Flow[Buffer]:
+    """Fetch a body and check the signature. The chunks stay until the item is acknowledged.
+
+    Raises `BlobGone`, `BadSignature`; `ValueError` before anything is fetched if it is too large.
+    """
+    codec = core.codec
+    assert codec is not None
+    reference = Reference.of(item.body)
+    if reference.size > core.settings.max_item_bytes:
+        raise ValueError("its body exceeds max_item_bytes")
+    seal = codec.unseal(item)
+    body = room(reference.size)
+    filled = 0
+
+    def command(index: int) -> Command:
+        return core.protocol.blob_read(reference.id, index)
+
+    def read(index: int, chunk: bytes | None) -> bool:
+        nonlocal filled
+        if chunk is None or len(chunk) > len(body) - filled:
+            return False
+        body[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+        seal.update(chunk)
+        return True
+
+    done = yield Stream(reference.chunks, command, read)
+    if done < reference.chunks:
+        raise BlobGone(f"chunk {done} of {reference.chunks} is gone from the server, or too long")
+    if filled != len(body):
+        raise BlobGone(f"it has {filled:,} bytes instead of {len(body):,}")
+    seal.check()
     return body

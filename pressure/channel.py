@@ -14,42 +14,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pressure import blobs, envelope, flows, lifecycle
+from pressure import flows, lifecycle, parcels
 from pressure.address import Address
-from pressure.codec import BadSignature, Codec
+from pressure.codec import Codec
+from pressure.content import Buffer, Content
 from pressure.core import Core, Settings
 from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.exchanging import exchange, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys, validate_name
 from pressure.link import Flow, Link
+from pressure.parcels import ID_BYTES, Delivery, Record, open_item, pack
 from pressure.protocol import Command, Outcome, Status
 from pressure.session import Session
 
-__all__ = ["Channel", "Consumer", "Delivery", "Record", "Verdict"]
+__all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
 
-ID_BYTES = 16
 REPLY_TTL = 60.0
 
 
-class Record(NamedTuple):
-    """What is sent: a message id of 16 bytes, the body, and the most deliveries (0: no limit)."""
+class Sealed(NamedTuple):
+    """An answer that lies beside its reply queue already, and the item that is to be put there."""
 
-    id: bytes
-    body: bytes
-    max_deliveries: int = 0
-
-
-class Delivery(NamedTuple):
-    """What is claimed. `error` says why the body must not be used, if it must not."""
-
-    id: bytes
-    client_id: bytes
-    body: bytes
-    deliveries: int
-    max_deliveries: int
-    put_ms: int
-    error: str = ""
+    item: bytes
 
 
 class Verdict(NamedTuple):
@@ -57,7 +44,7 @@ class Verdict(NamedTuple):
     it goes to the dead letters (empty: it doesn't)."""
 
     delivery: Delivery
-    answer: bytes | None
+    answer: bytes | Content | Sealed | None
     dead_letter: str = ""
 
 
@@ -76,7 +63,7 @@ class Channel:
 
     `client_id` (16 bytes) signs what is sent as this client's. With `owner`, the queue is this
     client's reply queue: its generation is the client id, so that workers can sign for it without
-    asking, and it vanishes from the server when its owner is gone for a minute.
+    asking, and it vanishes from the server when its owner is gone for the setting `ttl` (a minute).
     """
 
     def __init__(
@@ -91,9 +78,10 @@ class Channel:
         reply: bool = False,
     ) -> None:
         validate_name(name)
-        settings = replace(settings, hash_tag=tag)
+        self._reply_ttl = settings.ttl or REPLY_TTL
+        settings = replace(settings, hash_tag=tag, ttl=None)
         if reply:
-            settings = replace(settings, direction="result", ttl=REPLY_TTL)
+            settings = replace(settings, direction="result", ttl=self._reply_ttl)
         self.prefix, self.tag = prefix, tag
         self.client_id = client_id or os.urandom(ID_BYTES)
         self.core: Core[Link] = Core(name, prefix, Opaque(), settings)
@@ -113,7 +101,7 @@ class Channel:
             self.handle.address,
             tag=self.tag,
             prefix=self.prefix,
-            settings=self.core.settings,
+            settings=replace(self.core.settings, ttl=self._reply_ttl),
             client_id=self.client_id,
             reply=True,
         )
@@ -147,7 +135,7 @@ class Channel:
             assert codec is not None
             values = []
             for record in records:
-                values.append((yield from _pack(self.core, codec, record)))
+                values.append((yield from pack(self.core, codec, record)))
             try:
                 mode = "head" if at_head else ""
                 return (yield from flows.put(self.core, session, values, until, mode))
@@ -166,25 +154,39 @@ class Channel:
     def consumer(self) -> Consumer:
         return Consumer(self)
 
-    def store(self, name: bytes, body: bytes) -> None:
-        """Keep a signed body beside the queue under a name of the caller's."""
+    def store(self, name: bytes, body: bytes | Content) -> None:
+        """Keep a signed body beside the queue under a name of the caller's (of 16 bytes)."""
         if not self.core.generation:
             self.handle.call(flows.describe(self.core))
-        self.handle.call(_store(self.core, name, body))
+        self.handle.call(parcels.store(self.core, name, body))
 
-    def fetch(self, client_id: bytes, name: bytes) -> bytes | None:
+    def fetch(self, client_id: bytes, name: bytes) -> Buffer | None:
         """What a client keeps under a name beside its reply queue; None if it is not there.
 
         Raises `BadSignature`.
         """
-        return self.handle.call(_fetch(reply_core(self.core, client_id), name))
+        return self.handle.call(parcels.fetch(reply_core(self.core, client_id), name))
+
+    def unstore(self, name: bytes) -> None:
+        """Drop what was stored under a name."""
+        self.handle.call(parcels.unstore(self.core, name), time.monotonic() + 5.0)
+
+    def seal(self, client_id: bytes, id: bytes, body: bytes | Content) -> Sealed | None:
+        """Store a large answer beside a client's reply queue, and sign it; None if that client is
+        gone. The body may change once this has returned. Raises what the server refuses."""
+        core = reply_core(self.core, client_id)
+        assert core.codec is not None
+        try:
+            return Sealed(self.handle.call(pack(core, core.codec, Record(id, body))))
+        except QueueDoesNotExistError:
+            return None
 
     def reply_exists(self, client_id: bytes) -> bool:
         """Whether a client is there to receive answers."""
         keys = _reply_keys(self.core, client_id)
         return bool(self.handle.ask(Command(("EXISTS", keys.bound))))
 
-    def notify(self, client_id: bytes, id: bytes, body: bytes) -> None:
+    def notify(self, client_id: bytes, id: bytes, body: bytes | Content) -> None:
         """Send a client word of a record that is no verdict. Dropped if the client is gone."""
         session = self.handle.acquire()
         try:
@@ -197,7 +199,7 @@ class Channel:
         """Put back what a consumer held that is certainly dead; `charge` are the ids of what it
         had started. Returns how many items went back."""
         command = self.core.protocol.reap(consumer, force=True, charge_oldest=False, charge=charge)
-        reply: Any = self.handle.ask(command)
+        reply: Any = self.handle.call(_one(command), time.monotonic() + 5.0)
         return int(reply[1]) if reply[0] == Status.OK else 0
 
     def renew(self, consumers: Sequence[bytes]) -> None:
@@ -269,7 +271,7 @@ class Consumer:
         items = yield from exchange(self._core, self._session, outcomes, count, until)
         deliveries = []
         for item in items:
-            deliveries.append((yield from _open(self._core, item)))
+            deliveries.append((yield from open_item(self._core, item)))
         return deliveries
 
     def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
@@ -284,8 +286,10 @@ class Consumer:
             assert core.codec is not None
             known = self._codecs[delivery.client_id] = core, core.codec
         core, codec = known
+        if isinstance(answer, Sealed):
+            return Outcome(delivery.id, core.protocol.keys, answer.item, dead_letter)
         try:
-            value = yield from _pack(core, codec, Record(delivery.id, answer))
+            value = yield from pack(core, codec, Record(delivery.id, answer))
         except QueueDoesNotExistError:
             # Too large to travel inline, and nobody is there to fetch it.
             return Outcome(delivery.id, None, b"", dead_letter)
@@ -304,7 +308,7 @@ class Consumer:
         if not session.known or session.stale:
             return None
         item = yield from wait_for_one(self._core, session, until, settle=False)
-        return None if item is None else (yield from _open(self._core, item))
+        return None if item is None else (yield from open_item(self._core, item))
 
     def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:
         """Return what was claimed to the head of the queue."""
@@ -339,51 +343,6 @@ def _reply_keys(core: Core[Any], client_id: bytes) -> Keys:
     )
 
 
-def _pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
-    core.check_size(record.body)
-    if len(record.body) <= blobs.INLINE_BYTES:
-        return codec.pack(record.id, record.body, max_deliveries=record.max_deliveries)
-    reference = yield from blobs.upload(core, record.id, record.body)
-    return codec.pack(
-        record.id,
-        reference,
-        flags=envelope.BLOB,
-        content=record.body,
-        max_deliveries=record.max_deliveries,
-    )
-
-
-def _open(core: Core[Any], item: bytes) -> Flow[Delivery]:
-    codec = core.codec
-    assert codec is not None
-    body, error = b"", ""
-    try:
-        parsed = codec.parse(item)
-    except ValueError as exc:
-        return Delivery(core.tag_of(item), b"", b"", 0, 0, 0, str(exc))
-    try:
-        content = b""
-        if parsed.flags & envelope.BLOB:
-            if blobs.size_of(parsed.body) > core.settings.max_item_bytes:
-                raise ValueError("its body exceeds max_item_bytes")
-            content = yield from blobs.download(core, parsed.message_id, parsed.body)
-        codec.check(parsed, content)
-        body = content or bytes(parsed.body)
-    except BadSignature as exc:
-        error = f"refused: {exc}"
-    except ValueError as exc:
-        error = str(exc)
-    return Delivery(
-        parsed.message_id,
-        parsed.client_id,
-        body,
-        parsed.deliveries,
-        parsed.max_deliveries,
-        parsed.put_ms,
-        error,
-    )
-
-
 def _withdraw(core: Core[Any], session: Session[Any], ids: Sequence[bytes]) -> Flow[bytes]:
     reply = yield core.protocol.withdraw(session.producer, session.next_number(), ids)
     return reply[1] if reply[0] == Status.OK else b"0" * len(ids)
@@ -393,29 +352,10 @@ def _notify(core: Core[Any], session: Session[Any], record: Record) -> Flow[None
     codec = core.codec
     assert codec is not None
     try:
-        value = yield from _pack(core, codec, record)
+        value = yield from pack(core, codec, record)
         yield from flows.put(core, session, [value], time.monotonic() + 5.0)
     except (QueueDoesNotExistError, flows.OtherGeneration):
         pass
-
-
-def _store(core: Core[Any], name: bytes, body: bytes) -> Flow[None]:
-    codec = core.codec
-    assert codec is not None
-    value = yield from _pack(core, codec, Record(name[:ID_BYTES], body))
-    yield core.protocol.store(name, value)
-
-
-def _fetch(core: Core[Any], name: bytes) -> Flow[bytes | None]:
-    value = yield core.protocol.fetch(name)
-    if value is None:
-        return None
-    delivery = yield from _open(core, value)
-    if delivery.error:
-        raise BadSignature(delivery.error)
-    if delivery.id != name[:ID_BYTES]:
-        raise BadSignature("it was stored under another name")
-    return delivery.body
 
 
 def _renew(core: Core[Any], consumers: Sequence[bytes]) -> Flow[None]:

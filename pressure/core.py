@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,6 +27,8 @@ from pressure.protocol import Protocol
 from pressure.session import Session
 
 __all__ = ["Ahead", "Core", "Settings", "readable_client_id", "reason"]
+
+log = logging.getLogger("pressure")
 
 L = TypeVar("L")
 
@@ -93,6 +96,7 @@ class Core(Generic[L]):
         self.bound = 0
         self.forfeited = False
         self.unblocked = 0
+        self._warned: set[str] = set()
         self.forget_processes()
 
     def forget_processes(self) -> None:
@@ -118,10 +122,16 @@ class Core(Generic[L]):
             context=context_of(self.name, generation, self.settings.direction),
         )
 
+    def warn_once(self, text: str) -> None:
+        """Log a warning, unless this handle has done so before."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("queue %r: %s", self.name, text)
+
     def message_id(self) -> bytes:
         return self._message_prefix + next(self._numbers).to_bytes(8, "big")
 
-    def check_size(self, body: bytes) -> None:
+    def check_size(self, body: Sized) -> None:
         if len(body) > self.settings.max_item_bytes:
             raise ItemTooLargeError(self.name, len(body), self.settings.max_item_bytes)
 

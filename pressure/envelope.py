@@ -7,10 +7,21 @@ withdraw an item, the deliveries to cap them, the time to tell its age.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-__all__ = ["BLOB", "HEADER_BYTES", "SIGNED", "VERSION", "Envelope", "caps", "message_id", "pack"]
+__all__ = [
+    "BLOB",
+    "HEADER_BYTES",
+    "SIGNED",
+    "VERSION",
+    "Envelope",
+    "caps",
+    "message_id",
+    "pack",
+    "prefix",
+    "signed_part",
+    "with_mac",
+]
 
 VERSION = 0x10
 """Protocol 1.0. A reader refuses an envelope of another major version (the high half-byte)."""
@@ -20,11 +31,13 @@ BLOB = 0x02
 
 _HEADER = struct.Struct(">BBHHQ16s16s4s16s")
 HEADER_BYTES = _HEADER.size
-_NOTHING = b""
+_PREFIX = struct.Struct(">BBH")
+FILLED_IN_LATER = b"\0" * 10
+NO_KEY = b"\0" * 4
+NO_MAC = b"\0" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A parsed envelope. `put_ms` is the server's time; `deliveries` those that failed so far."""
 
     version: int
@@ -36,21 +49,27 @@ class Envelope:
     client_id: bytes
     key_id: bytes
     mac: bytes
-    body: memoryview
+    item: bytes
 
     @classmethod
     def parse(cls, item: bytes) -> Envelope:
         """Parse the bytes of an item. Raises `ValueError` if they are no envelope of ours."""
-        if len(item) < HEADER_BYTES:
-            raise ValueError(f"an envelope has at least {HEADER_BYTES} bytes, this has {len(item)}")
-        fields: tuple[Any, ...] = _HEADER.unpack_from(item)
-        envelope = cls(*fields, body=memoryview(item)[HEADER_BYTES:])
+        try:
+            envelope = cls(*_HEADER.unpack_from(item), item)
+        except struct.error:
+            raise ValueError(
+                f"an envelope has at least {HEADER_BYTES} bytes, this has {len(item)}"
+            ) from None
         if envelope.version >> 4 != VERSION >> 4:
             raise ValueError(
                 f"it was written by protocol version {envelope.version >> 4}."
                 f"{envelope.version & 15}, this client speaks {VERSION >> 4}.{VERSION & 15}"
             )
         return envelope
+
+    @property
+    def body(self) -> bytes:
+        return self.item[HEADER_BYTES:]
 
 
 def pack(
@@ -60,14 +79,27 @@ def pack(
     max_deliveries: int,
     message_id: bytes,
     client_id: bytes,
-    key_id: bytes = b"\0\0\0\0",
-    mac: bytes = b"",
+    key_id: bytes = NO_KEY,
+    mac: bytes = NO_MAC,
 ) -> bytes:
     """The bytes of an item. Deliveries and time are zero; the server fills them in."""
-    return (
-        _HEADER.pack(VERSION, flags, max_deliveries, 0, 0, message_id, client_id, key_id, mac)
-        + body
-    )
+    start = prefix(flags, max_deliveries)
+    return b"".join((start, FILLED_IN_LATER, message_id, client_id, key_id, mac, body))
+
+
+def prefix(flags: int, max_deliveries: int) -> bytes:
+    """The first four bytes of an item."""
+    return _PREFIX.pack(VERSION, flags, max_deliveries)
+
+
+def signed_part(item: bytes) -> bytes:
+    """What a signature covers of an item's bytes: all but what the server fills in, key and MAC."""
+    return item[:4] + item[14:46] + item[HEADER_BYTES:]
+
+
+def with_mac(item: bytes, mac: bytes) -> bytes:
+    """An item's bytes with this signature in its place."""
+    return item[:50] + mac + item[HEADER_BYTES:]
 
 
 def message_id(item: bytes) -> bytes:
@@ -77,6 +109,6 @@ def message_id(item: bytes) -> bytes:
 
 def caps(item: bytes) -> tuple[int, int]:
     """The most deliveries (0: no limit) and those so far, without parsing the rest."""
-    if len(item) < HEADER_BYTES:
+    if len(item) < HEADER_BYTES or item[0] >> 4 != VERSION >> 4:
         return 0, 0
     return int.from_bytes(item[2:4], "big"), int.from_bytes(item[4:6], "big")

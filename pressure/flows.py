@@ -94,9 +94,11 @@ def put(
     """Put values in order; returns how many were accepted by `until`. Raises `OtherGeneration`
     only while none has been."""
     accepted = 0
+    # Another thread may make the queue anew; this call is for the one that was there at its start.
+    generation = core.generation
     try:
         while accepted < len(values):
-            more = yield from _put_some(core, session, values, accepted, until, mode)
+            more = yield from _put_some(core, session, generation, values, accepted, until, mode)
             if not more:
                 break
             accepted += more
@@ -109,6 +111,7 @@ def put(
 def _put_some(
     core: Core[Any],
     session: Session[Any],
+    generation: bytes,
     values: Sequence[bytes],
     accepted: int,
     until: float | None,
@@ -121,7 +124,7 @@ def _put_some(
     while True:
         batch = _next_batch(values, accepted)
         reply = yield core.protocol.put(
-            core.generation,
+            generation,
             session.producer,
             session.next_number(),
             core.client,
@@ -182,6 +185,7 @@ def take(
     Raises `QueueClosedError` once the queue is closed and drained.
     """
     waited = False
+    generation = core.generation
     gave_up_at: float | None = None
     unblocked = core.unblocked
     while True:
@@ -195,7 +199,7 @@ def take(
         waiter = _waiter(session, blocking=not last_try)
         try:
             reply = yield core.protocol.take(
-                core.generation,
+                generation,
                 session.consumer,
                 core.client,
                 lease_ms=core.lease_ms,
@@ -235,7 +239,7 @@ def take(
             if not waiter:
                 # The connection was made only now: nobody could wake it yet.
                 continue
-            item = yield from _blocking_take(core, session, until)
+            item = yield from _blocking_take(core, session, generation, until)
             if item is not None:
                 return Taken([item], 0, waited)
             check_unblocked(core, unblocked)
@@ -258,13 +262,14 @@ def take(
         elif status == Status.AGAIN and not waited:
             session.reset()
             yield from describe(core)
+            generation = core.generation
         else:
             session.reset()
             _raise_absent(core, waited)
 
 
 def _blocking_take(
-    core: Core[Any], session: Session[Any], until: float | None
+    core: Core[Any], session: Session[Any], generation: bytes, until: float | None
 ) -> Flow[bytes | None]:
     """Block until an item comes, the slice ends, or the deadline passes."""
     left = SLICE if until is None else until - time.monotonic()
@@ -278,11 +283,11 @@ def _blocking_take(
         if item is None:
             return None
         reply = yield core.protocol.settle(
-            core.generation, session.consumer, core.client, len(item)
+            generation, session.consumer, core.client, len(item)
         )
     except OperationUnblocked:
         # The caller gave up, and nothing came: it waits no longer.
-        yield core.protocol.settle(core.generation, session.consumer, core.client, 0)
+        yield core.protocol.settle(generation, session.consumer, core.client, 0)
         session.waiting = False
         raise
     except BaseException as exc:
@@ -352,14 +357,14 @@ def retire(core: Core[Any], session: Session[Any]) -> Flow[None]:
 
 def await_role(core: Core[Any], role: str, holder: bytes, until: float | None) -> Flow[None]:
     """Wait for a 0.15 client to return its role, without taking it."""
+    who = holder.decode(errors="replace") or "a client without a name"
+    text = f"the {role} role is held by {who}, a client of protocol 0.15; if it is dead, "
+    text += f"break_role({role!r}) frees the role"
     if expired(until):
-        who = holder.decode(errors="replace") or "a client without a name"
-        raise QueueInUseError(
-            core.name,
-            f"the {role} role is held by {who}, a client of protocol 0.15; if it is dead, "
-            f"break_role({role!r}) frees the role",
-        )
-    yield wait_at_most(role_waiter(core, role), until)
+        raise QueueInUseError(core.name, text)
+    freed = yield wait_at_most(role_waiter(core, role), until)
+    if freed is None and not expired(until):
+        core.warn_once(text)
 
 
 def role_waiter(core: Core[Any], role: str) -> Any:

@@ -37,7 +37,7 @@ class Handle:
         self.core = core
         self.address = address
         self._reset()
-        keeper.keep(self)
+        keeper.keep(self, address.identity)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -211,7 +211,7 @@ class Handle:
         with self._lock:
             idle = [*self._consumers, *self._others]
         blocked = [session.link.client_id for session in self.core.sessions if session not in idle]
-        self.call(_unblock([client_id for client_id in blocked if client_id]))
+        self._farewell_call(_unblock([client_id for client_id in blocked if client_id]))
 
     def disconnect(self) -> None:
         """Acknowledge, give back and sign off, then close all idle connections."""

@@ -45,49 +45,49 @@ def put_bodies(
     if not core.generation:
         yield from flows.describe(core)
     while True:
-        values, references = yield from _pack(core, bodies)
+        values, large = yield from _pack(core, bodies)
         try:
             accepted = yield from flows.put(core, session, values, until, mode)
-            yield from _discard_refused(core, values, references, accepted)
+            yield from _discard_refused(core, large, accepted)
             return accepted
         except flows.OtherGeneration:
-            yield from _discard_refused(core, values, references, 0)
+            yield from _discard_refused(core, large, 0)
             yield from flows.describe(core)
         except (QueueError, ServerOutOfMemoryError) as exc:
-            yield from _discard_refused(core, values, references, exc.accepted)
+            yield from _discard_refused(core, large, exc.accepted)
             raise
 
 
 def _pack(core: Core[Any], bodies: Sequence[bytes]) -> Flow[tuple[list[bytes], dict[int, bytes]]]:
+    """The items of some bodies, and those whose bodies lie beside the queue by their places."""
     if core.raw:
         return list(bodies), {}
     codec = core.codec
     assert codec is not None
     values: list[bytes] = []
-    references: dict[int, bytes] = {}
+    large: dict[int, bytes] = {}
     for at, body in enumerate(bodies):
         message_id = core.message_id()
         if len(body) <= blobs.INLINE_BYTES:
-            values.append(codec.pack(message_id, body))
+            values.append(codec.pack_plain(message_id, body))
             continue
-        reference = references[at] = blobs.reference_to(body)
-        # The signature covers the content, not only where it lies.
-        values.append(codec.pack(message_id, reference, flags=envelope.BLOB, content=body))
         try:
-            yield from blobs.upload(core, message_id, body)
+            value = yield from blobs.upload(core, message_id, body)
         except ServerOutOfMemoryError:
             # What was stored of them would keep the memory full.
-            yield from _discard_refused(core, values, references, 0)
+            yield from _discard_refused(core, large, 0)
             raise
-    return values, references
+        values.append(value)
+        large[at] = value
+    return values, large
 
 
 def _discard_refused(
-    core: Core[Any], values: Sequence[bytes], references: dict[int, bytes], accepted: int
+    core: Core[Any], large: dict[int, bytes], accepted: int
 ) -> Flow[None]:
-    for at, reference in references.items():
+    for at, item in large.items():
         if at >= accepted:
-            yield from blobs.discard(core, envelope.message_id(values[at]), reference)
+            yield from blobs.discard(core, item)
 
 
 class Fetched(NamedTuple):
@@ -253,18 +253,18 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
     assert codec is not None and serializer is not None
     try:
         parsed = codec.parse(item)
-        content = b""
-        if parsed.flags & envelope.BLOB:
-            if blobs.size_of(parsed.body) > core.settings.max_item_bytes:
-                raise ValueError("its body exceeds max_item_bytes")
-            content = yield from blobs.download(core, parsed.message_id, parsed.body)
-        codec.check(parsed, content)
+        if blobs.is_blob(parsed):
+            body = yield from blobs.download(core, parsed)
+            body = bytes(body)
+        else:
+            codec.check(parsed)
+            body = parsed.body
     except BadSignature as exc:
         raise SignatureError(core.name, f"an item is refused: {exc}") from exc
     except ValueError as exc:
         raise _unreadable(core, exc) from exc
     try:
-        return serializer.loads(content or bytes(parsed.body))
+        return serializer.loads(body)
     except (Exception, SystemExit) as exc:
         raise _unreadable(core, exc) from exc
 

@@ -1,7 +1,8 @@
 """The background thread that keeps a process's promises while its callers do something else.
 
 It renews leases, sends acknowledgements that no further call carried, gives back what was fetched
-ahead and not used, and reaps dead consumers. One daemon thread serves all handles of a process.
+ahead and not used, and reaps dead consumers. One daemon thread serves all handles of a process that
+talk to the same server: what is owed to one server must not wait until another one answers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ TICK = 0.05
 """The longest time (seconds) for which an acknowledgement rides on nothing."""
 ACTIVE = 0.2
 """Who need not be looked at for so long owes the server nothing but the renewal of leases."""
+LINGER = 30.0
+"""A thread without handles ends after this long."""
 
 
 class Kept(Protocol):
@@ -39,6 +42,8 @@ class Kept(Protocol):
 
 
 class _Keeper:
+    """Looks after the handles of one server."""
+
     def __init__(self) -> None:
         self.handles: weakref.WeakSet[Kept] = weakref.WeakSet()
         self.reset()
@@ -48,7 +53,7 @@ class _Keeper:
         # Those that owe the server something: their owner may have dropped them.
         self.owing: set[Kept] = set()
         self.thread: threading.Thread | None = None
-        self.due = 0.0
+        self.due = float("inf")
 
     def keep(self, handle: Kept) -> None:
         with self.condition:
@@ -62,12 +67,11 @@ class _Keeper:
         if self.thread is not None and self.due <= at:
             return
         with self.condition:
-            self.due = min(self.due, at) if self.thread is not None else at
+            self.due = min(self.due, at)
             if self.thread is None:
                 self.thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
                 self.thread.start()
-                # Processes of `multiprocessing` end without the functions of `atexit`.
-                multiprocessing.util.Finalize(None, _at_exit, exitpriority=5)
+                _end_with_process()
             else:
                 self.condition.notify()
 
@@ -76,7 +80,10 @@ class _Keeper:
             with self.condition:
                 delay = self.due - time.monotonic()
                 if delay > 0:
-                    self.condition.wait(min(delay, threading.TIMEOUT_MAX))
+                    notified = self.condition.wait(min(delay, LINGER))
+                    if not (notified or self.handles or self.due < float("inf")):
+                        self.thread = None
+                        return
                 if time.monotonic() < self.due:
                     continue
                 self.due = float("inf")
@@ -108,19 +115,60 @@ def _maintain(handle: Kept) -> float:
     return time.monotonic() + 1.0
 
 
-_keeper = _Keeper()
-keep = _keeper.keep
-wake = _keeper.wake
+_lock = threading.Lock()
+_keepers: dict[object, _Keeper] = {}
+_of: weakref.WeakKeyDictionary[Kept, _Keeper] = weakref.WeakKeyDictionary()
+_ending_in = 0
+"""The process whose end is taken care of."""
+
+
+def keep(handle: Kept, server: object = None) -> None:
+    """Look after a handle from now on. `server` says which server it talks to."""
+    with _lock:
+        for old in [key for key, one in _keepers.items() if not (one.handles or one.thread)]:
+            del _keepers[old]
+        keeper = _of[handle] = _keepers.setdefault(server, _Keeper())
+        keeper.keep(handle)
+
+
+def wake(at: float, owing: Kept | None = None) -> None:
+    """See to it that the handles are looked at by `at` (monotonic), and that `owing` lives till then.
+
+    Without `owing`, that is all handles.
+    """
+    if owing is not None:
+        _of[owing].wake(at, owing)
+        return
+    with _lock:
+        keepers = list(_keepers.values())
+    for keeper in keepers:
+        keeper.wake(at)
+
+
+def _end_with_process() -> None:
+    """Have the handles sign off when this process ends, be it one of `multiprocessing`, which ends
+    without the functions of `atexit`."""
+    global _ending_in
+    if _ending_in != os.getpid():
+        _ending_in = os.getpid()
+        multiprocessing.util.Finalize(None, _at_exit, exitpriority=5)
+
+
+def _all_handles() -> list[Kept]:
+    return [handle for keeper in list(_keepers.values()) for handle in list(keeper.handles)]
 
 
 def _after_fork() -> None:
-    _keeper.reset()
-    for handle in list(_keeper.handles):
+    global _lock
+    _lock = threading.Lock()
+    for keeper in list(_keepers.values()):
+        keeper.reset()
+    for handle in _all_handles():
         handle.after_fork()
 
 
 def _at_exit() -> None:
-    for handle in list(_keeper.handles):
+    for handle in _all_handles():
         try:
             handle.disconnect()
         except Exception as exc:

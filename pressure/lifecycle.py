@@ -58,8 +58,7 @@ def create(core: Core[Any], bound: int, generation: bytes | None = None) -> Flow
             consumers = reply[1:]
         elif reply[0] == Status.EXISTS:
             # A repeat after a lost reply finds what the first try made.
-            seen = yield core.protocol.describe(generation)
-            if seen[0] == Status.OK and seen[2] == generation:
+            if (yield Command(("GET", core.protocol.keys.generation))) == generation:
                 break
             raise QueueAlreadyExistsError(core.name)
         else:

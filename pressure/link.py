@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import hiredis
 import redis.exceptions as redis_errors
 
 from pressure.address import Address
@@ -29,6 +30,7 @@ __all__ = [
     "Post",
     "Request",
     "Sleep",
+    "Stream",
     "give_up",
     "resumed",
     "run",
@@ -42,6 +44,8 @@ BLOCK_MARGIN = 3.0
 """How much later than asked for (seconds) a blocking command may answer before the connection
 counts as broken."""
 OOM_POLL = 0.05
+AHEAD = 3
+"""How many commands of a stream are sent before the reply to the first is read."""
 
 
 class Block(NamedTuple):
@@ -64,7 +68,38 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-Request = Command | Block | Post | Sleep
+class Stream:
+    """Send `count` commands, each of which may be repeated, a few ahead of the replies.
+
+    `command(index)` makes one, whose last word may be large. `received(index, reply)` is called
+    once for each in order, also when the connection breaks in between; False ends the stream early.
+    The reply to the request itself is how many replies were accepted.
+    """
+
+    __slots__ = ("command", "count", "done", "received", "under_way")
+
+    def __init__(
+        self,
+        count: int,
+        command: Callable[[int], Command],
+        received: Callable[[int, Any], bool],
+    ) -> None:
+        self.count = count
+        self.command = command
+        self.received = received
+        self.done = 0
+        self.under_way: Command | None = None
+        """Which command a driver is at that sends one at a time."""
+
+    def accept(self, reply: object) -> bool:
+        """Hand the next reply over; returns whether the stream goes on."""
+        if not self.received(self.done, reply):
+            return False
+        self.done += 1
+        return self.done < self.count
+
+
+Request = Command | Block | Post | Sleep | Stream
 Flow = Generator[Request, Any, T]
 
 
@@ -129,7 +164,7 @@ class Link:
             sent = True
             if self._owed:
                 self._collect(connection)
-            connection.send_command(*command.words)
+            connection.send_packed_command([hiredis.pack_command(command.words)])
             return _reply(connection, command)
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, sent) from exc
@@ -158,7 +193,21 @@ class Link:
             connection = self._connection or self.connect()
             if self._owed:
                 self._collect(connection)
-            connection.send_command(*command.words)
+            connection.send_packed_command([hiredis.pack_command(command.words)])
+        except (redis_errors.RedisError, OSError) as exc:
+            raise self._failure(exc, True) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def send_all(self, commands: Sequence[Command]) -> None:
+        """Send several commands at once, whose replies will be read by `receive`. Raises `Broken`."""
+        try:
+            connection = self._connection or self.connect()
+            if self._owed:
+                self._collect(connection)
+            packed = b"".join([hiredis.pack_command(command.words) for command in commands])
+            connection.send_packed_command([packed])
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
         except BaseException:
@@ -181,6 +230,31 @@ class Link:
         except BaseException:
             self.close()
             raise
+
+    def stream(self, stream: Stream) -> int:
+        """Send a stream of commands, hand over the replies. Raises `Broken`, or a final error."""
+        sent = stream.done
+        going = sent < stream.count
+        try:
+            connection = self._connection or self.connect()
+            if self._owed:
+                self._collect(connection)
+            while going:
+                while sent < stream.count and sent - stream.done < AHEAD:
+                    connection.send_packed_command(_pack(stream.command(sent)))
+                    sent += 1
+                going = stream.accept(connection.read_response())
+            for _ in range(stream.done + 1, sent):
+                connection.read_response()
+        except (redis_errors.RedisError, OSError) as exc:
+            failure = self._failure(exc, True)
+            # Other replies are still to come.
+            self.close()
+            raise failure from exc
+        except BaseException:
+            self.close()
+            raise
+        return stream.done
 
     def block(self, request: Block, control: Executor) -> Any:
         """Run a blocking command, and end it by force when its time is up."""
@@ -219,6 +293,15 @@ class Link:
         if isinstance(failure, Broken) or not isinstance(exc, redis_errors.ResponseError):
             self.close()
         return failure
+
+
+def _pack(command: Command) -> list[Any]:
+    """A command as it goes over the wire. Its last word is not copied, however large it is."""
+    words: Any = command.words
+    head = [b"*%d\r\n" % len(words)]
+    head += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words[:-1]]
+    head.append(b"$%d\r\n" % len(words[-1]))
+    return [b"".join(head), words[-1], b"\r\n"]
 
 
 def _reply(connection: Any, command: Command) -> Any:
@@ -294,7 +377,11 @@ class Attempts:
 
     def may_repeat(self, request: Request) -> bool:
         """Whether the request that failed is simply sent again; otherwise the flow decides."""
-        repeated = (isinstance(request, Command) and request.repeatable) or not self._sent
+        repeated = (
+            isinstance(request, Stream)
+            or (isinstance(request, Command) and request.repeatable)
+            or not self._sent
+        )
         if not repeated:
             self._sent = False
         return repeated
@@ -352,6 +439,8 @@ def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
                     elif type(request) is Post:
                         link.post(request.command)
                         reply = None
+                    elif type(request) is Stream:
+                        reply = link.stream(request)
                     elif type(request) is Sleep:
                         time.sleep(request.seconds)
                         reply = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from pressure.content import Buffer
 from pressure.keys import Keys
 from pressure.scripts import SCRIPTS, Script
 
@@ -19,7 +20,7 @@ PROTOCOL_VERSION = "1.0"
 DEPARTED_KEEP_MS = 3_600_000
 """How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
 
-Word = bytes | str | int | float
+Word = bytes | memoryview | str | int | float
 
 
 class Status(IntEnum):
@@ -64,6 +65,7 @@ class Outcome(NamedTuple):
 
 
 NOTHING = Acks()
+_NO_REPLY = b"\0\0"
 
 
 class Protocol:
@@ -88,9 +90,10 @@ class Protocol:
         script = SCRIPTS[name]
         keys = self._templates[name]
         if named:
-            keys = tuple(
-                named.get(key, value) for key, value in zip(script.keys, keys, strict=True)
-            )
+            filled = list(keys)
+            for key, value in named.items():
+                filled[script.keys.index(key)] = value
+            keys = tuple(filled)
         return Command(
             ("EVALSHA", script.sha, len(keys) + len(extra), *keys, *extra, *args),
             script,
@@ -214,17 +217,24 @@ class Protocol:
         ttl_ms: int = 0,
         waiter: str = "",
     ) -> Command:
-        replies: dict[bytes, int] = {}
+        pairs: dict[bytes, bytes] = {}
         reply_keys: list[bytes] = []
+        numbers, tags, values, reasons = [], [], [], []
+        for index, (tag, reply, value, reason) in enumerate(outcomes, 1):
+            if reply is None:
+                numbers.append(_NO_REPLY)
+            else:
+                number = pairs.get(reply.base)
+                if number is None:
+                    number = pairs[reply.base] = (len(pairs) + 1).to_bytes(2, "big")
+                    reply_keys += (reply.base, reply.bound, reply.blobs, reply.uploads)
+                numbers.append(number)
+            tags.append(tag)
+            values.append(value)
+            if reason:
+                reasons += (index, reason)
         args: list[Word] = [generation, consumer, client, lease_ms, "1" if known else "", count]
-        args += [ttl_ms, waiter, len(outcomes)]
-        for outcome in outcomes:
-            number = 0
-            if outcome.reply is not None:
-                number = replies.setdefault(outcome.reply.base, len(replies) + 1)
-                if number > len(reply_keys) // 2:
-                    reply_keys += (outcome.reply.base, outcome.reply.bound)
-            args += (outcome.tag, number, outcome.value, outcome.dead_letter)
+        args += [ttl_ms, waiter, len(outcomes), b"".join(numbers), *tags, *values, *reasons]
         return self._script(
             "exchange", args, *reply_keys, repeatable=False, taken=self.keys.taken(consumer)
         )
@@ -356,21 +366,30 @@ class Protocol:
     def fetch(self, name: bytes) -> Command:
         return Command(("HGET", self.keys.store, name))
 
+    def expire_store(self, ttl_ms: int) -> Command:
+        return Command(("PEXPIRE", self.keys.store, ttl_ms))
+
     def unstore(self, names: Sequence[bytes]) -> Command:
         return Command(("HDEL", self.keys.store, *names))
 
     # Blobs
 
-    def blob_write(self, message_id: bytes, index: int, chunk: bytes | memoryview) -> Command:
-        field = message_id + index.to_bytes(4, "big")
-        return Command(("HSET", self.keys.blobs, field, chunk))  # type: ignore[arg-type]
+    def announce(self, blob_id: bytes, chunks: int) -> Command:
+        return self._script("announce", (blob_id, chunks))
 
-    def blob_read(self, message_id: bytes, index: int) -> Command:
-        return Command(("HGET", self.keys.blobs, message_id + index.to_bytes(4, "big")))
+    def blob_write(self, blob_id: bytes, index: int, chunk: Buffer) -> Command:
+        field = blob_id + index.to_bytes(4, "big")
+        return Command((b"HSET", self.keys.blobs, field, memoryview(chunk)))
 
-    def announce(self, message_id: bytes, chunks: int) -> Command:
-        return self._script("announce", (message_id, chunks))
+    def blob_read(self, blob_id: bytes, index: int) -> Command:
+        return Command((b"HGET", self.keys.blobs, blob_id + index.to_bytes(4, "big")))
 
-    def blob_withdraw(self, message_id: bytes, chunks: int) -> Command:
-        fields = (message_id + index.to_bytes(4, "big") for index in range(chunks))
+    def blob_withdraw(self, blob_id: bytes, chunks: int) -> Command:
+        fields = (blob_id + index.to_bytes(4, "big") for index in range(chunks))
         return Command(("HDEL", self.keys.blobs, *fields))
+
+    def end_upload(self, blob_id: bytes, chunks: int) -> Command:
+        return Command(("ZREM", self.keys.uploads, blob_id + b"%d" % chunks))
+
+    def expire_blobs(self, ttl_ms: int) -> Command:
+        return Command(("PEXPIRE", self.keys.blobs, ttl_ms))

@@ -1,7 +1,8 @@
 """The Lua scripts, one file per operation, loaded when the package is imported.
 
-Each script is sent with the prelude (`lua/prelude.lua`) in front of it. Its header names the keys
-it takes; `Script.keys` is that list, so that code and script cannot disagree on the order.
+Each script is sent with the parts of the prelude (`lua/prelude.lua`) that it uses in front of it:
+the server makes all of a script's local functions anew at each call. Its header names the keys it
+takes; `Script.keys` is that list, so that code and script cannot disagree on the order.
 """
 
 from __future__ import annotations
@@ -30,18 +31,36 @@ def _load() -> dict[str, Script]:
         for file in resources.files("pressure").joinpath("lua").iterdir()
         if file.name.endswith(".lua")
     }
-    prelude = files.pop("prelude")
+    parts = _parts(_compact(files.pop("prelude")))
     scripts = {}
     for name, source in files.items():
         # A script with a `#!lua` line is checked by the server before it starts (flags, memory).
         shebang, body = source.split("\n", 1)
-        text = f"{shebang}\n{_compact(prelude)}\n{_compact(body)}"
+        body = _compact(body)
+        text = "\n".join([shebang, *_used(parts, body), body])
         header = re.search(r"^-- KEYS[ ]*(.*)$", source, re.MULTILINE)
         keys = re.sub(r"\(.*?\)(\.\.\.)?|\S+\.\.\.", "", header.group(1)) if header else ""
         scripts[name] = Script(
             name, text, hashlib.sha1(text.encode()).hexdigest(), tuple(keys.split())
         )
     return scripts
+
+
+def _parts(prelude: str) -> list[str]:
+    """The statements of the prelude: each begins with `local` at the start of a line."""
+    return re.split(r"^(?=local )", prelude, flags=re.MULTILINE)[1:]
+
+
+def _used(parts: list[str], body: str) -> list[str]:
+    """The parts that a script needs, in their order. A part uses only what stands before it."""
+    used: list[str] = []
+    for part in reversed(parts):
+        names = re.match(r"local (?:function )?([\w, ]+)", part)
+        assert names is not None
+        words = "|".join(names.group(1).replace(" ", "").split(","))
+        if re.search(rf"\b(?:{words})\b", "\n".join([*used, body])):
+            used.insert(0, part.rstrip())
+    return used
 
 
 def _compact(source: str) -> str:

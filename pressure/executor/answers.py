@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import contextlib
-import json
+import copy
 import logging
 from concurrent.futures import InvalidStateError
-from typing import Any
+from typing import Any, Protocol
 
+from pressure.content import Content
 from pressure.executor import pickling
-from pressure.executor.errors import ResultPayloadError, TaskPayloadError, WorkerLostError
+from pressure.executor.errors import (
+    ResultPayloadError,
+    TaskPayloadError,
+    TaskTerminatedError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
 from pressure.executor.futures import TaskFuture
+from pressure.executor.options import Options
 from pressure.executor.records import Answer, Kind
 
-__all__ = ["PendingTask", "finish", "settle", "start"]
+__all__ = ["Needed", "PendingTask", "finish", "fresh", "outcome", "resolve", "settle", "start"]
 
 log = logging.getLogger("pressure.executor")
 
@@ -22,16 +30,36 @@ log = logging.getLogger("pressure.executor")
 RemoteTraceback: Any = vars(concurrent.futures.process)["_RemoteTraceback"]
 
 
+class Needed(Protocol):
+    """What a task needs at the server: `data`, under its digest."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def data(self) -> bytes | Content: ...
+
+
 class PendingTask:
     """A task without an answer: what is needed to send it again, and what was heard of it."""
 
-    __slots__ = ("deaths", "future", "max_deliveries", "record")
+    __slots__ = ("deaths", "future", "needs", "number", "options", "record")
 
-    def __init__(self, future: TaskFuture, record: bytes, max_deliveries: int) -> None:
+    def __init__(
+        self,
+        future: TaskFuture,
+        record: bytes | Content,
+        options: Options,
+        needs: tuple[Needed, ...] = (),
+    ) -> None:
         self.future = future
         self.record = record
-        self.max_deliveries = max_deliveries
-        self.deaths: list[dict[str, Any]] = []
+        self.options = options
+        # What must be stored beside the reply queue before the task is sent.
+        self.needs = needs
+        # Of the put that sent it.
+        self.number = 0
+        self.deaths: tuple[dict[str, Any], ...] = ()
 
 
 def start(future: TaskFuture) -> None:
@@ -42,26 +70,29 @@ def start(future: TaskFuture) -> None:
 
 
 def finish(task: PendingTask, answer: Answer) -> None:
+    resolve(task, answer, *outcome(task, answer))
+
+
+def resolve(task: PendingTask, answer: Answer, result: Any, error: BaseException | None) -> None:
     future = task.future
     future._withdrawer = None
-    future._info = {
-        "worker": answer.worker,
-        "started": answer.started,
-        "finished": answer.finished,
-        "deliveries": answer.deliveries,
-    }
+    future._answered = answer[1:5]
+    if answer.output:
+        future._output = answer.output
+    settle(future, result, error)
+
+
+def outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | None]:
+    """The result, or the error, that an answer stands for."""
     try:
-        result, error = _outcome(task, answer)
+        return _outcome(task, answer)
     except BaseException as exc:
-        result, error = (
-            None,
-            ResultPayloadError(
-                f"the result of task {future.task_id} cannot be unpickled here "
-                f"({type(exc).__name__}: {exc})"
-            ),
+        error = ResultPayloadError(
+            f"the result of task {task.future.task_id} cannot be unpickled here "
+            f"({type(exc).__name__}: {exc})"
         )
         error.__cause__ = exc if isinstance(exc, Exception) else None
-    settle(future, result, error)
+        return None, error
 
 
 def settle(future: TaskFuture, result: Any, error: BaseException | None) -> None:
@@ -72,6 +103,19 @@ def settle(future: TaskFuture, result: Any, error: BaseException | None) -> None
             future.set_result(result)
     except InvalidStateError:
         log.debug("task %s was resolved before", future.task_id)
+    except BaseException:
+        # Out of a callback. The thread that calls them serves all other futures, too.
+        log.exception("a callback of task %s failed", future.task_id)
+
+
+def fresh(exc: BaseException) -> BaseException:
+    """A copy for one more future: each has an exception of its own, whose traceback grows."""
+    try:
+        twin = copy.copy(exc)
+    except Exception:
+        return exc
+    twin.__cause__ = exc.__cause__
+    return twin
 
 
 def _outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | None]:
@@ -83,17 +127,32 @@ def _outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | No
         error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
         return None, error
     if answer.kind == Kind.UNREADABLE:
-        why = answer.payload.decode(errors="replace")
+        why = bytes(answer.payload).decode(errors="replace")
         return None, TaskPayloadError(
-            f"task {task.future.task_id} could not be read by worker {answer.worker}: {why}"
+            f"task {task.future.task_id} could not be read by worker "
+            f"{answer.worker.decode(errors='replace')}: {why}"
         )
     if answer.kind == Kind.LOST:
         return None, _worker_lost(task, answer)
-    said = json.loads(answer.payload)
+    said = answer.json()
+    if answer.kind == Kind.ENDED:
+        return None, _ended(task, said)
     broken = ResultPayloadError(f"task {task.future.task_id}: {said['error']}")
     if said["traceback"]:
         broken.__cause__ = RemoteTraceback(f'\n"""\n{said["traceback"]}"""')
     return None, broken
+
+
+def _ended(task: PendingTask, said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
+    where = f"its worker process {said['pid']} on {said['host']} was killed"
+    if said["why"] == "timeout":
+        return TaskTimeoutError(
+            f"task {task.future.task_id} did not end within its timeout of "
+            f"{task.options.timeout} s and {task.options.grace:g} s more, so {where}"
+        )
+    return TaskTerminatedError(
+        f"task {task.future.task_id} did not end when it was terminated, so {where}"
+    )
 
 
 def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
@@ -105,4 +164,4 @@ def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
         how = death.get("signal") or f"exit code {death.get('exit_code')}"
         lines.append(f"  {death.get('host')}, pid {death.get('pid')}: {how}")
         lines += [f"    stderr: {line}" for line in death.get("stderr") or ()]
-    return WorkerLostError("\n".join(lines), tuple(task.deaths), answer.deliveries)
+    return WorkerLostError("\n".join(lines), task.deaths, answer.deliveries)

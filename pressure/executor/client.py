@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pressure.address import Address
 from pressure.core import Settings
 from pressure.credentials import resolve_keys
+from pressure.executor.base import TaskExecutor
 from pressure.executor.engine import Engine, exiting
+from pressure.executor.errors import WorkerLostError
 from pressure.executor.futures import TaskFuture
-from pressure.executor.mapping import chunks, results, run_chunk
 from pressure.executor.options import Options
+from pressure.executor.sharing import Shared
+from pressure.executor.statistics import ExecutorStats
 from pressure.server import shared_local_server
 
 __all__ = ["RedisExecutor"]
 
 RECONNECT_TIMEOUT = 300.0
+T = TypeVar("T")
 
 
-class RedisExecutor(Executor):
+class RedisExecutor(TaskExecutor):
     """Runs calls in worker processes, wherever these are.
 
     Without `url` (and without `PRESSURE_URL`) it starts an embedded server and `max_workers` local
@@ -45,12 +45,18 @@ class RedisExecutor(Executor):
         mp_context: how local workers are started, as for `ProcessPoolExecutor`.
         initializer, initargs: called in each local worker process before its first task.
         max_tasks_per_child: a local worker process is replaced after so many tasks.
+        max_pending: `submit` waits while so many futures are pending (default: no limit).
+        no_workers_timeout: after so many seconds (default: never) without any worker on the queue
+            what is pending gets `NoWorkersError`; a warning is logged in any case.
         options: settings for all tasks.
         settings: what is rarely changed, see `pressure.Settings`.
 
     The death of a worker costs only the task that it ran, and that only when it has killed
     `options.max_deliveries` of them: then its future raises `WorkerLostError`.
     """
+
+    # Whether `max_tasks_per_child` may go with the start method "fork".
+    _replaces_forked = False
 
     def __init__(
         self,
@@ -64,11 +70,16 @@ class RedisExecutor(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
+        max_pending: int | None = None,
+        no_workers_timeout: float | None = None,
         options: Options | None = None,
         settings: Settings | None = None,
     ) -> None:
         local = url is None and not os.environ.get("PRESSURE_URL")
         _check(max_workers, initializer, max_tasks_per_child, mp_context, local)
+        _check_limits(max_pending, no_workers_timeout)
+        if not self._replaces_forked:
+            _check_start_method(max_tasks_per_child, mp_context)
         if local:
             url = shared_local_server()
             queue = f"local-{os.getpid()}-{os.urandom(6).hex()}"
@@ -89,18 +100,12 @@ class RedisExecutor(Executor):
             initializer=initializer,
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
+            max_pending=max_pending,
+            no_workers_timeout=no_workers_timeout,
         )
         # The engine outlives a collected executor until its work is done, as the stdlib's does.
         self._finalizer = weakref.finalize(self, self._engine.finish)
         self._finalizer.atexit = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
-        """As `Executor.submit`; no keyword is reserved.
-
-        Arguments are pickled now. What can't be pickled is the future's exception, as with
-        `ProcessPoolExecutor`. Raises `RuntimeError` after `shutdown`.
-        """
-        return self._submit(fn, args, kwargs, self._options)
 
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
@@ -108,48 +113,56 @@ class RedisExecutor(Executor):
         with self._shutdown_lock:
             if self._shutdown or exiting():
                 raise RuntimeError("cannot schedule new futures after shutdown")
+        # Without the lock, since it may wait.
+        return self._engine.submit(fn, args, kwargs, options)
+
+    def _terminate(self, future: TaskFuture, grace: float) -> bool:
+        return self._engine.dispatcher.terminate(future, grace)
+
+    def share(self, obj: T) -> Shared[T]:
+        with self._shutdown_lock:
+            if self._shutdown or exiting():
+                raise RuntimeError("cannot share anything after shutdown")
             self._engine.start()
-            return self._engine.dispatcher.submit(fn, args, kwargs, options)
+        return self._engine.dispatcher.shelf.share(obj)
 
-    def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]:
-        """As `Executor.map`: results in order; the error of a call is raised at its place.
-
-        `chunksize` calls travel as one task. With `buffersize` (as in Python 3.14) at most so many
-        tasks are submitted and not yet yielded, so that the iterables may be endless. `timeout`
-        (seconds, from now) raises `TimeoutError`.
-        """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        calls = zip(*iterables, strict=False)
-        if chunksize == 1:
-            submitted = (self.submit(fn, *args) for args in calls)
-        else:
-            submitted = (self.submit(run_chunk, fn, chunk) for chunk in chunks(calls, chunksize))
-        futures = deque(itertools.islice(submitted, buffersize))
-        outcome = results(futures, submitted, deadline)
-        return outcome if chunksize == 1 else itertools.chain.from_iterable(outcome)
+    def stats(self) -> ExecutorStats:
+        return self._engine.dispatcher.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`."""
+        """As `Executor.shutdown`. With `cancel_futures`, the tasks that local workers are about to
+        begin are run, as they are by `ProcessPoolExecutor`."""
         with self._shutdown_lock:
             self._shutdown = True
         if cancel_futures:
-            self._engine.dispatcher.cancel_all()
+            local = self._engine.context is not None
+            self._engine.dispatcher.cancel_all(spare=self._max_workers or 0 if local else 0)
         self._engine.finish()
         if wait:
             self._engine.wait()
+
+    def terminate_workers(self) -> None:
+        """As `ProcessPoolExecutor.terminate_workers` (Python 3.14): local worker processes are sent
+        SIGTERM and then, if they don't end at once, SIGKILL. What is pending is cancelled, and what
+        runs gets a `WorkerLostError`. Workers elsewhere finish what they run."""
+        self._end_workers("terminate")
+
+    def kill_workers(self) -> None:
+        """As `terminate_workers`, but with SIGKILL."""
+        self._end_workers("kill")
+
+    def _end_workers(self, how: str) -> None:
+        processes = self._engine.processes.copy()
+        with self._shutdown_lock:
+            self._shutdown = True
+        if self._engine.context is None:
+            self.shutdown(wait=False, cancel_futures=True)
+            return
+        self._engine.dispatcher.cancel_all()
+        for process in processes.values():
+            if how == "terminate" and process.is_alive():
+                process.terminate()
+        self._engine.abandon(WorkerLostError(f"its worker was ended by {how}_workers()"))
 
     def __exit__(
         self,
@@ -164,8 +177,20 @@ class RedisExecutor(Executor):
 
     @property
     def _processes(self) -> dict[int, Any]:
-        """The local worker processes by pid, as `ProcessPoolExecutor` has them."""
+        # As `ProcessPoolExecutor` has it, and the next ones.
         return self._engine.processes
+
+    @property
+    def _mp_context(self) -> Any:
+        return self._engine.context
+
+    @property
+    def _executor_manager_thread(self) -> threading.Thread | None:
+        return self._engine.thread
+
+    @property
+    def _call_queue(self) -> Any:
+        return self._engine
 
     @property
     def _broken(self) -> BaseException | bool:
@@ -188,13 +213,27 @@ def _check(
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
-        if mp_context is not None and mp_context.get_start_method(allow_none=False) == "fork":
-            raise ValueError(
-                "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
-                "supply a different mp_context."
-            )
     if not local and (mp_context or initializer or max_tasks_per_child or max_workers):
         raise ValueError(
             "max_workers, mp_context, initializer and max_tasks_per_child are for local workers; "
             "with a server's url, give them to the pressure-worker daemons"
+        )
+
+
+def _check_limits(max_pending: int | None, no_workers_timeout: float | None) -> None:
+    if max_pending is not None and not isinstance(max_pending, int):
+        raise TypeError("max_pending must be an integer or None")
+    if max_pending is not None and max_pending < 1:
+        raise ValueError("max_pending must be >= 1")
+    if no_workers_timeout is not None and not no_workers_timeout > 0:
+        raise ValueError("no_workers_timeout must be > 0 (seconds)")
+
+
+def _check_start_method(max_tasks_per_child: int | None, mp_context: Any) -> None:
+    if max_tasks_per_child is None or mp_context is None:
+        return
+    if mp_context.get_start_method(allow_none=False) == "fork":
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+            "supply a different mp_context."
         )

@@ -21,15 +21,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
+from pressure.estate import remove_replies
 from pressure.executor.notes import Notes
 from pressure.executor.post import BROKEN_EXIT, Post
 from pressure.executor.records import Kind, pack_answer
+from pressure.executor.warden import Warden
 from pressure.executor.worker import work
 
 __all__ = ["Crew"]
@@ -59,64 +62,95 @@ class Crew:
     """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`.
 
     `broken` is called once, with a reason, when the initializer fails in a worker: then no worker
-    is started any more.
+    is started any more. With `patient`, a worker is asked to stop only when its initializer is done.
     """
 
     def __init__(
         self,
         size: int,
         channel: Channel,
-        post: Callable[[str, int | None], Post],
+        post: Callable[[str, Any], Post],
         *,
         context: Any = None,
         broken: Callable[[str], None] | None = None,
-        capture_stderr: bool = True,
+        patient: bool = False,
     ) -> None:
         self._size = size
         self._channel = channel
         self._post = post
         self._context = context or multiprocessing.get_context()
         self._broken = broken
-        # A pipe can be inherited by fork alone.
-        self._capture = capture_stderr and self._context.get_start_method() == "fork"
-        self._directory = tempfile.mkdtemp(prefix="pressure-")
+        self._patient = patient
+        self._wanted = size
+        self.processes: dict[int, Any] = {}
+        """The worker processes by pid. In the end it keeps those that were the last."""
+        self._directory = ""
         self._members: dict[int, _Member] = {}
         self._lock = threading.Lock()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read = self._wake_write = -1
         self._stopping = False
-        self._closed = False
         self._renew_at = 0.0
         self._pause = 0.0
         self._not_before = 0.0
+        self._warden = Warden(channel, self.wake)
 
-    @property
-    def processes(self) -> dict[int, Any]:
-        """The living worker processes by pid."""
-        with self._lock:
-            return {pid: member.process for pid, member in self._members.items()}
+    def open(self) -> None:
+        """Before anything else, once."""
+        if not self._directory:
+            self._directory = tempfile.mkdtemp(prefix="pressure-")
+            self._wake_read, self._wake_write = os.pipe()
+
+    def want(self, size: int | None) -> bool:
+        """Have at least so many workers (None: all), up to the size. They are started by `step`.
+        Returns whether any are left to be wanted."""
+        wanted = self._size if size is None else min(size, self._size)
+        if wanted > self._wanted or not self._members:
+            self._wanted = wanted
+            self.wake()
+        return self._wanted < self._size
+
+    def await_growth(self, timeout: float) -> None:
+        """Wait until the workers that are wanted were started."""
+        until = time.monotonic() + timeout
+        while len(self._members) < self._wanted and not self._stopping:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.002)
 
     def start(self) -> None:
         """Start the workers that are missing."""
-        while not self._stopping and len(self._members) < self._size:
-            self._start_one()
+        while not self._stopping and len(self._members) < self._wanted:
+            try:
+                self._start_one()
+            except OSError as exc:
+                # Out of processes, memory or descriptors, for now.
+                log.warning("a worker process could not be started: %s", exc)
+                self._slow_down(0.0)
+                return
 
     def _start_one(self) -> None:
         path, notes = Notes.create(self._directory)
-        read, write = os.pipe() if self._capture else (-1, -1)
-        post = self._post(path, write if self._capture else None)
-        process = self._context.Process(target=work, args=(post,), daemon=False)
+        notes.supervisor = self._warden.id
+        read, write = os.pipe()
+        # In this form it can be given to a process in whichever way that is started.
+        writer = Connection(write, readable=False)
         # The child unblocks them when it has handlers of its own.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
+            process = self._context.Process(target=work, args=(self._post(path, writer),))
             process.start()
+        except BaseException:
+            os.close(read)
+            notes.close()
+            os.unlink(path)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._capture:
-                os.close(write)
+            writer.close()
+        pid = int(process.pid or 0)
         with self._lock:
-            self._members[int(process.pid or 0)] = _Member(
-                process, notes, path, time.monotonic(), read
-            )
+            self._members[pid] = _Member(process, notes, path, time.monotonic(), read)
+            self.processes[pid] = process
 
     def step(self, timeout: float = STEP) -> None:
         """Wait for something to happen, for `timeout` seconds at most, and see to it."""
@@ -124,10 +158,13 @@ class Crew:
         if now >= self._renew_at:
             self._renew_at = now + self._channel.core.settings.lease / 3
             self._renew()
-        if not self._stopping and len(self._members) < self._size:
+            self._warden.start()
+        if not self._stopping and len(self._members) < self._wanted:
             timeout = max(0.0, min(timeout, self._not_before - now))
         with self._lock:
             members = dict(self._members)
+        workers = [(pid, member.notes) for pid, member in members.items()]
+        timeout = min(timeout, self._warden.look(workers))
         waiting: dict[Any, _Member] = {
             member.process.sentinel: member for member in members.values()
         }
@@ -181,6 +218,8 @@ class Crew:
         process.join()
         with self._lock:
             self._members.pop(process.pid, None)
+            if not self._stopping:
+                self.processes.pop(process.pid, None)
         while member.stderr >= 0 and wait_for_any([member.stderr], 0):
             if not self._forward_stderr(member):
                 break
@@ -192,14 +231,22 @@ class Crew:
         member.notes.close()
         os.unlink(member.path)
         code = process.exitcode
+        if self._warden.settle(process.pid, snapshot):
+            snapshot = replace(snapshot, task=None)
+            self._not_before = 0.0
         if code == BROKEN_EXIT and not snapshot.ready:
             self._give_up("the initializer failed in a worker process; its log says why")
             return
         if code != 0 and not self._stopping:
             log.warning("worker %s died: %s", process.pid, describe_exit(code))
-        if snapshot.ready and code != 0:
+        # A task may have ended the process with exit code 0, too.
+        if snapshot.ready and (code != 0 or snapshot.task is not None):
             self._give_back(snapshot, process.pid, code, list(member.tail))
-        self._slow_down(member, failed=code != 0)
+            self._forget_client(snapshot.nested)
+        if code == 0:
+            self._pause = 0.0
+        else:
+            self._slow_down(time.monotonic() - member.started)
 
     def _give_back(self, snapshot: Any, pid: int, code: int | None, stderr: list[str]) -> None:
         charge = [snapshot.task] if snapshot.task is not None else []
@@ -227,9 +274,17 @@ class Crew:
         except PressureError as exc:
             log.warning("worker %s's tasks come back when its lease ends: %s", pid, exc)
 
-    def _slow_down(self, member: _Member, *, failed: bool) -> None:
+    def _forget_client(self, client_id: bytes | None) -> None:
+        """Nobody waits any more for the tasks that the dead worker's tasks have submitted."""
+        if client_id is not None:
+            try:
+                remove_replies(self._channel, client_id)
+            except PressureError as exc:
+                log.debug("a reply queue stays until its time is over: %s", exc)
+
+    def _slow_down(self, lived: float) -> None:
         """Don't start processes in a hot loop that die at once."""
-        if failed and time.monotonic() - member.started < SHORT_LIFE:
+        if lived < SHORT_LIFE:
             self._not_before = time.monotonic() + self._pause
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
         else:
@@ -243,25 +298,35 @@ class Crew:
 
     def wake(self) -> None:
         """End a `step` early. May be called from a signal handler."""
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"\0")
+        if self._wake_write >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._wake_write, b"\0")
 
     def stop(self, grace: float | None, *, impatient: Callable[[], bool] = lambda: False) -> None:
         """Let the workers finish what they run, for `grace` seconds (None: as long as it takes) and
         until `impatient()` is true, then kill them. Blocks until they are gone."""
         self._stopping = True
         until = None if grace is None else time.monotonic() + grace
-        with self._lock:
-            members = list(self._members.values())
-        for member in members:
-            _signal(member.process, signal.SIGTERM)
+        asked: set[int] = set()
         while self._members:
+            with self._lock:
+                unasked = [item for item in self._members.items() if item[0] not in asked]
+            for pid, member in unasked:
+                if not self._patient or member.notes.read().ready:
+                    asked.add(pid)
+                    _signal(member.process, signal.SIGTERM)
             if impatient() or (until is not None and time.monotonic() >= until):
                 self.kill()
                 until = None
             left = STEP if until is None else max(0.0, min(STEP, until - time.monotonic()))
             self.step(min(left, 0.2))
         self._close()
+
+    def dismiss(self) -> None:
+        """Kill all workers, and start no others."""
+        self._stopping = True
+        self.kill()
+        self.wake()
 
     def kill(self) -> None:
         """SIGKILL all workers."""
@@ -271,12 +336,15 @@ class Crew:
             _signal(member.process, signal.SIGKILL)
 
     def _close(self) -> None:
-        if self._closed:
+        if not self._directory:
             return
-        self._closed = True
+        self._warden.close()
         os.close(self._wake_read)
-        os.close(self._wake_write)
+        # A late `wake` must not write into whatever gets this number next.
+        write, self._wake_write = self._wake_write, -1
+        os.close(write)
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory = ""
 
 
 def _signal(process: Any, number: int) -> None:

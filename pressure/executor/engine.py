@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
@@ -13,18 +15,22 @@ from typing import Any
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
-from pressure.executor.crew import Crew
+from pressure.executor.crew import STEP, Crew
 from pressure.executor.dispatcher import Dispatcher
-from pressure.executor.errors import InitializerError
-from pressure.executor.post import Post
+from pressure.executor.errors import InitializerError, NoWorkersError
+from pressure.executor.futures import TaskFuture
+from pressure.executor.options import Options
+from pressure.executor.post import DEFAULT_BOUND, Post
 
 __all__ = ["Engine", "exiting"]
 
 log = logging.getLogger("pressure.executor")
 
 WINDOW = 2000
-BOUND = 10_000
 GRACE = 5.0
+UNBLOCK = 0.02
+ABANDON = 5.0
+"""How long (seconds) the end of all work waits for a server that is away."""
 
 
 class Engine:
@@ -45,20 +51,35 @@ class Engine:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         max_tasks_per_child: int | None,
+        max_pending: int | None,
+        no_workers_timeout: float | None,
     ) -> None:
         self._channel = Channel(queue, address, tag=queue, prefix=prefix, settings=settings)
-        self.dispatcher = Dispatcher(self._channel, bound=BOUND, window=WINDOW)
+        self.dispatcher = Dispatcher(
+            self._channel,
+            bound=DEFAULT_BOUND,
+            window=WINDOW,
+            max_pending=max_pending,
+            no_workers_timeout=no_workers_timeout,
+            heed_workers=local_workers is None,
+        )
+        self.dispatcher.on_idle = self._wake
+        self.context: Any = None
+        self.thread: threading.Thread | None = None
+        self._process = os.getpid()
         self._crew: Crew | None = None
-        self._crew_thread: threading.Thread | None = None
+        self._growing = False
+        self._grace: float | None = None
         self._start_lock = threading.Lock()
         self._started = False
+        self._bell = threading.Event()
         self._ended = threading.Event()
         if local_workers is not None:
             self._crew_channel = Channel(
                 queue, address, tag=queue, prefix=prefix, settings=settings
             )
 
-            def post(notes: str, stderr: int | None) -> Post:
+            def post(notes: str, stderr: Any) -> Post:
                 return Post(
                     address=address,
                     queue=queue,
@@ -75,52 +96,104 @@ class Engine:
             if context is None:
                 method = "spawn" if max_tasks_per_child is not None else None
                 context = multiprocessing.get_context(method)
+            self.context = context
+            # Processes that are not forked are slow to start, so they are started as need be.
+            self._growing = context.get_start_method() != "fork"
             self._crew = Crew(
-                local_workers, self._crew_channel, post, context=context, broken=self._break
+                local_workers,
+                self._crew_channel,
+                post,
+                context=context,
+                broken=self._break,
+                patient=initializer is not None,
             )
 
     @property
     def processes(self) -> dict[int, Any]:
-        return self._crew.processes if self._crew is not None else {}
+        """The local worker processes by pid. Waits a moment for those that are being started."""
+        if self._crew is None:
+            return {}
+        if self._growing and self._started:
+            self._crew.await_growth(GRACE)
+        return self._crew.processes
 
-    def start(self) -> None:
-        """Start all that is needed, once."""
+    def submit(
+        self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
+    ) -> TaskFuture:
+        """As `Dispatcher.submit`, after all that is needed was started."""
         if not self._started:
             with self._start_lock:
                 self._start_once()
+        future = self.dispatcher.submit(fn, args, kwargs, options)
+        if self._growing:
+            self._grow()
+        return future
+
+    def start(self) -> None:
+        """Start all that is needed, once."""
+        with self._start_lock:
+            self._start_once()
+
+    def _grow(self) -> None:
+        """As many processes as there ever were tasks at once. As with `ProcessPoolExecutor`, those
+        that could not be pickled count."""
+        ledger, crew = self.dispatcher.ledger, self._crew
+        assert crew is not None
+        if not crew.want(len(ledger.tasks) + ledger.refused):
+            self._growing = False
 
     def _start_once(self) -> None:
-        if not self._started:
-            if self._crew is not None:
-                # Processes first, while this one has few threads: they may be forked.
-                self._channel.ensure(BOUND)
-                self._crew.start()
-            self.dispatcher.start()
-            self._started = True
-            _engines.add(self)
-            if self._crew is not None:
-                self._crew_thread = threading.Thread(
-                    target=self._watch, args=(self._crew,), name="pressure crew", daemon=True
-                )
-                self._crew_thread.start()
-            else:
-                threading.Thread(target=self._wait_and_close, daemon=True).start()
-
-    def _watch(self, crew: Crew) -> None:
-        """Supervise until the work is done, then stop the workers and clean up."""
+        if self._process != os.getpid():
+            raise RuntimeError("this executor belongs to the parent process: make one of your own")
+        if self._started:
+            return
+        crew = self._crew
+        self._channel.ensure(DEFAULT_BOUND)
         try:
+            if crew is not None:
+                # Processes first, while this one has few threads: they may be forked.
+                crew.open()
+                crew.want(1 if self._growing else None)
+                crew.start()
+            self.dispatcher.start()
+            target, name = (
+                (self._wait, "pressure engine") if crew is None else (self._watch, "pressure crew")
+            )
+            self.thread = threading.Thread(target=target, name=name, daemon=True)
+            self.thread.start()
+        except BaseException as exc:
+            self.dispatcher.fail(exc)
+            if crew is not None:
+                crew.stop(0.0)
+            raise
+        self._started = True
+        _engines.add(self)
+
+    def _watch(self) -> None:
+        """Supervise until the work is done, then stop the workers and clean up."""
+        crew = self._crew
+        assert crew is not None
+        try:
+            ending = _Ending(self.dispatcher)
             while not self.dispatcher.wait(0):
-                crew.step()
-            crew.stop(None if self.dispatcher.failure is None else GRACE)
+                if ending.given_up():
+                    break
+                crew.step(UNBLOCK if self.dispatcher.is_done() else STEP)
+            broken = self.dispatcher.failure is not None
+            crew.stop(self._grace if self._grace is not None else GRACE if broken else None)
             self._delete_queue()
-        except BaseException:
+        except BaseException as exc:
             log.exception("the supervisor of local workers failed")
-            crew.kill()
+            self.dispatcher.fail(_as_broken(exc))
+            crew.dismiss()
         finally:
             self._close()
 
-    def _wait_and_close(self) -> None:
-        self.dispatcher.wait()
+    def _wait(self) -> None:
+        ending = _Ending(self.dispatcher)
+        while not self.dispatcher.wait(0) and not ending.given_up():
+            self._bell.wait(UNBLOCK if self.dispatcher.is_done() else None)
+            self._bell.clear()
         self._close()
 
     def _delete_queue(self) -> None:
@@ -142,25 +215,64 @@ class Engine:
 
     def finish(self) -> None:
         """No more tasks will come."""
-        self.dispatcher.on_idle = self._wake_crew
+        if self._process != os.getpid():
+            # A forked child's copy is collected: the locks may be held, by nobody, for ever.
+            return
         self.dispatcher.finish()
-        self._wake_crew()
+        self._wake()
 
     def interrupt(self) -> None:
         """Cancel what has not begun, and give what runs a bounded time."""
         self.dispatcher.cancel_all()
         self.finish()
-        if not self._ended.wait(GRACE):
+        if self._started and not self._ended.wait(GRACE):
+            self._grace = 0.0
             self.dispatcher.fail(CancelledError("interrupted"))
 
-    def _wake_crew(self) -> None:
+    def abandon(self, error: BaseException) -> None:
+        """End at once: local workers are killed, and every future gets the error. Doesn't wait."""
+        if self._crew is not None:
+            self._crew.dismiss()
+        self.dispatcher.fail(error)
+        self.finish()
+
+    def _wake(self) -> None:
         if self._crew is not None:
             self._crew.wake()
+        self._bell.set()
 
-    def wait(self) -> None:
-        """Wait until all is done and nothing is left behind."""
-        if self._started:
-            self._ended.wait()
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all is done and nothing is left behind, for `timeout` seconds at most."""
+        if self._started and self._process == os.getpid():
+            self._ended.wait(timeout)
+
+    join_thread = wait
+    """As the call queue of `ProcessPoolExecutor` has it."""
+
+
+class _Ending:
+    """Ends the wait of a dispatcher's listener when there is nothing more to come."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._away_since: float | None = None
+
+    def given_up(self) -> bool:
+        """Do it, if it is time. True if the server has been away for too long to wait for it."""
+        if not self._dispatcher.is_done():
+            return False
+        if self._dispatcher.unblock():
+            self._away_since = None
+            return False
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        return now - self._away_since > ABANDON and not self._dispatcher.resolving
+
+
+def _as_broken(exc: BaseException) -> BaseException:
+    error = NoWorkersError(f"no worker process could be started ({type(exc).__name__}: {exc})")
+    error.__cause__ = exc
+    return error
 
 
 _engines: set[Engine] = set()
@@ -173,13 +285,25 @@ def exiting() -> bool:
 
 
 def _at_exit() -> None:
-    """Interpreter exit waits for the work, as the standard library's executors do."""
+    """Interpreter exit waits for the work, as the standard library's executors do. After Ctrl-C
+    what has not begun is cancelled."""
     global _exiting
     _exiting = True
-    for engine in list(_engines):
-        engine.finish()
-    for engine in list(_engines):
-        engine.wait()
+    engines = list(_engines)
+    interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+    try:
+        for engine in engines:
+            if interrupted:
+                engine.interrupt()
+            else:
+                engine.finish()
+        for engine in engines:
+            engine.wait()
+    except KeyboardInterrupt:
+        for engine in engines:
+            engine.interrupt()
+        for engine in engines:
+            engine.wait(GRACE)
 
 
 def _after_fork() -> None:

@@ -7,14 +7,20 @@
         ├── WorkerLostError          its workers died, as often as it may be delivered
         ├── TaskLostError            at-most-once, and the server lost it
         ├── TaskPayloadError         the worker could not read the task
-        └── ResultPayloadError       the result could not be sent, or not be read here
+        ├── ResultPayloadError       the result could not be sent, or not be read here
+        └── NoWorkersError           no worker was there to run it
     InitializerError                 a worker's initializer failed; the executor is broken
+    PressureError
+    ├── TaskTimeoutError             is a TimeoutError: it ran longer than it may
+    ├── TaskTerminatedError          is a CancelledError: `terminate` ended it
+    └── NestingError                 is a RecursionError: tasks wait for tasks too deeply
 
-They are subclasses of what `ProcessPoolExecutor` raises, so code written for it catches them.
+The first tree is of what `ProcessPoolExecutor` raises, so code written for it catches that.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -22,10 +28,14 @@ from pressure.errors import PressureError
 
 __all__ = [
     "InitializerError",
+    "NestingError",
+    "NoWorkersError",
     "ResultPayloadError",
     "TaskError",
     "TaskLostError",
     "TaskPayloadError",
+    "TaskTerminatedError",
+    "TaskTimeoutError",
     "WorkerLostError",
 ]
 
@@ -66,5 +76,24 @@ class ResultPayloadError(TaskError):
     """The task ran, but its result or exception could not be sent or read."""
 
 
+class NoWorkersError(TaskError):
+    """No worker was there to run the task, for as long as `no_workers_timeout` says; or no local
+    worker process could be started."""
+
+
 class InitializerError(PressureError, BrokenProcessPool):
     """The initializer failed in a worker process, so no task can run."""
+
+
+class TaskTimeoutError(PressureError, TimeoutError):
+    """The task ran longer than its `timeout`. Raised inside it first, then (if that didn't end it
+    within its `grace`) given to its future when its worker process was killed."""
+
+
+class TaskTerminatedError(PressureError, CancelledError):
+    """`terminate` ended the task while it ran. Raised inside it first, as `TaskTimeoutError` is."""
+
+
+class NestingError(PressureError, RecursionError):
+    """A task waits for a task that waits for a task, and so on, more than 100 deep in one worker
+    process. The innermost never ran."""

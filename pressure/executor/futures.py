@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from typing import Any, Protocol
 
 __all__ = ["TaskFuture", "Withdrawer"]
@@ -26,11 +26,15 @@ class TaskFuture(Future[Any]):
         task_id: names the task in logs and dead letters (hex).
     """
 
+    _attempts = 1
+
+    _output = b""
+
     def __init__(self, task_id: bytes, withdrawer: Withdrawer) -> None:
         super().__init__()
         self._task_id = task_id
         self._withdrawer: Withdrawer | None = withdrawer
-        self._info: dict[str, Any] = {}
+        self._answered: tuple[int, float, float, bytes] | None = None
 
     @property
     def task_id(self) -> str:
@@ -38,8 +42,22 @@ class TaskFuture(Future[Any]):
 
     def info(self) -> dict[str, Any]:
         """What is known of the run: `worker`, `started`, `finished` (seconds since the epoch by the
-        worker's clock), `deliveries`. Empty while nothing is."""
-        return dict(self._info)
+        worker's clock), `deliveries`, `attempts` (with its retries). Empty while nothing is."""
+        if self._answered is None:
+            return {}
+        deliveries, started, finished, worker = self._answered
+        return {
+            "worker": worker.decode(errors="replace"),
+            "started": started,
+            "finished": finished,
+            "deliveries": deliveries,
+            "attempts": self._attempts,
+        }
+
+    def output(self) -> str:
+        """What the task printed and logged, with the option `capture_output`; else empty. Empty
+        until it is done, and if its worker died."""
+        return self._output.decode(errors="replace")
 
     def cancel(self) -> bool:
         with self._condition:
@@ -52,9 +70,22 @@ class TaskFuture(Future[Any]):
             return False
         return self._withdrawn()
 
+    def _retried(self) -> bool:
+        """The task waits for another try. False if it is not wanted any more."""
+        with self._condition:
+            if self._state not in (PENDING, RUNNING):
+                return False
+            self._state = PENDING
+            self._attempts += 1
+            return True
+
     def _withdrawn(self) -> bool:
         """The task will never run: wake whoever waits."""
         self._withdrawer = None
+        with self._condition:
+            if self._state == RUNNING:
+                # It did run, but its worker died, and it was taken back from the queue.
+                self._state = PENDING
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()

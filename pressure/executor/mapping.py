@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.futures import TaskFuture
 
 __all__ = ["chunks", "results", "run_chunk"]
@@ -20,7 +21,11 @@ def chunks(calls: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
 
 
 def run_chunk(fn: Callable[..., Any], chunk: tuple[Any, ...]) -> list[Any]:
-    return [fn(*args) for args in chunk]
+    results = [fn(*args) for args in chunk]
+    for index, result in enumerate(results):
+        if type(result) is CoroutineType:
+            results[index] = completed(result)
+    return results
 
 
 def results(

@@ -1,7 +1,8 @@
 """What a worker process notes for its supervisor, in memory that outlives it.
 
 A small shared file holds a fixed record per worker: the consumer id whose leases it holds, and the
-task it is running. When the worker dies, the supervisor knows from it which task to blame.
+task it is running. When the worker dies, the supervisor knows from it which task to blame. Some of
+the record goes the other way: who the supervisor is, and which task it wants to end.
 """
 
 from __future__ import annotations
@@ -15,16 +16,23 @@ from dataclasses import dataclass
 __all__ = ["Notes", "Snapshot"]
 
 _ID_BYTES = 16
-_RECORD = struct.Struct("=B16s16s16sdQ")
+_RECORD = struct.Struct("=B16s16s16sdQd16s16s16s")
 _RUNNING_AT = 17
-"""Offset of what changes with each task: task, client, start time, count."""
-_RUNNING = struct.Struct("=16s16sdQ")
+"""Offset of what changes with each task: task, client, start time, count, when to kill it. Written
+in this order: who reads half of it finds no task, or no time to kill it."""
+_RUNNING = struct.Struct("=16s16sdQd")
+_KILL_AT = struct.Struct("=d")
+_KILL_AT_AT = _RUNNING_AT + _RUNNING.size - _KILL_AT.size
+_ORDERED_AT = _RUNNING_AT + _RUNNING.size
+_SUPERVISOR_AT = _ORDERED_AT + _ID_BYTES
+_NESTED_AT = _SUPERVISOR_AT + _ID_BYTES
 _IDLE = b"\0" * _ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A worker's notes. `task` is None between tasks; `started` is a monotonic time."""
+    """A worker's notes. `task` is None between tasks; `started` and `kill_at` (0: never) are
+    monotonic times. `nested` is the client that the worker's tasks submit as, if they did."""
 
     ready: bool
     consumer: bytes
@@ -32,6 +40,8 @@ class Snapshot:
     client: bytes
     started: float
     done: int
+    kill_at: float
+    nested: bytes | None
 
 
 class Notes:
@@ -60,15 +70,49 @@ class Notes:
         self._map[0:1] = b"\1"
 
     def running(self, task: bytes, client: bytes, started: float, done: int) -> None:
-        _RUNNING.pack_into(self._map, _RUNNING_AT, task, client, started, done)
+        _RUNNING.pack_into(self._map, _RUNNING_AT, task, client, started, done, 0.0)
+
+    def kill_at(self, time: float) -> None:
+        """The process has to be killed if the running task isn't done by then (monotonic)."""
+        _KILL_AT.pack_into(self._map, _KILL_AT_AT, time)
 
     def idle(self, done: int) -> None:
-        _RUNNING.pack_into(self._map, _RUNNING_AT, _IDLE, _IDLE, 0.0, done)
+        _RUNNING.pack_into(self._map, _RUNNING_AT, _IDLE, _IDLE, 0.0, done, 0.0)
+
+    def nested(self, client: bytes) -> None:
+        """Note under which client id this worker's tasks submit."""
+        self._map[_NESTED_AT : _NESTED_AT + _ID_BYTES] = client
+
+    def order(self, task: bytes) -> None:
+        """By the supervisor: this task is to end."""
+        self._map[_ORDERED_AT:_SUPERVISOR_AT] = task
+
+    def ordered(self) -> bytes:
+        """The last task that was to end."""
+        return self._map[_ORDERED_AT:_SUPERVISOR_AT]
+
+    @property
+    def supervisor(self) -> bytes:
+        """The id under which the supervisor listens for orders."""
+        return self._map[_SUPERVISOR_AT:_NESTED_AT]
+
+    @supervisor.setter
+    def supervisor(self, id: bytes) -> None:
+        self._map[_SUPERVISOR_AT:_NESTED_AT] = id
 
     def read(self) -> Snapshot:
-        ready, consumer, task, client, started, done = _RECORD.unpack_from(self._map)
+        ready, consumer, task, client, started, done, kill_at, _, _, nested = _RECORD.unpack_from(
+            self._map
+        )
         return Snapshot(
-            bool(ready), consumer, None if task == _IDLE else task, client, started, done
+            bool(ready),
+            consumer,
+            None if task == _IDLE else task,
+            client,
+            started,
+            done,
+            kill_at,
+            None if nested == _IDLE else nested,
         )
 
     def close(self) -> None:

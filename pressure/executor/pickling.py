@@ -16,34 +16,52 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["FunctionPacker", "NotReadable", "PackedFunction", "dumps", "dumps_result", "loads"]
+from pressure.executor.by_value import CACHES, names_one, travels_by_value
+from pressure.executor.payloads import Packed, aside, loads, marked
+
+__all__ = [
+    "FunctionPacker",
+    "NotReadable",
+    "PackedFunction",
+    "dumps",
+    "dumps_result",
+    "in_one_piece",
+    "loads",
+]
 
 PROTOCOL = 5
 INLINE_BYTES = 1024
 DIGEST_BYTES = 16
-_MAIN = b"__main__"
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
-def dumps(obj: Any) -> bytes:
-    """Pickle: by name where that can be imported elsewhere, by value where it can't.
+def dumps(obj: Any) -> bytes | Packed:
+    """Pickle: by name where that can be imported elsewhere, by value where it can't. What changes
+    later is not seen.
 
     Raises what pickling raises.
     """
+    buffers: list[memoryview] = []
     try:
-        data = pickle.dumps(obj, PROTOCOL)
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=aside(buffers))
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
-        try:
-            return bytes(cloudpickle.dumps(obj, PROTOCOL))
-        except Exception:
-            raise plain from None
-    if _MAIN in data:
-        # The other side has another __main__.
-        return bytes(cloudpickle.dumps(obj, PROTOCOL))
-    return data
+        data, buffers = _dumps_value(obj, plain)
+    else:
+        if names_one(data):
+            data, buffers = _dumps_value(obj)
+    return Packed(data, buffers).settled() if buffers else data
 
 
-loads = pickle.loads
+def _dumps_value(obj: Any, plain: Exception | None = None) -> tuple[bytes, list[memoryview]]:
+    """Pickle by value; if that is impossible raise `plain`, which users of pickle know."""
+    buffers: list[memoryview] = []
+    try:
+        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=aside(buffers))
+    except Exception:
+        if plain is None:
+            raise
+        raise plain from None
+    return marked(data), buffers
 
 
 class NotReadable(Exception):
@@ -60,30 +78,30 @@ class _Watching(pickle.Pickler):
         return NotImplemented
 
 
-def dumps_result(obj: Any) -> bytes:
-    """Pickle a result, and make sure that it can be unpickled again.
+def dumps_result(obj: Any) -> bytes | Packed:
+    """Pickle a result, and make sure that it can be unpickled again. Large buffers stay where they
+    are: it is to be sent before anything else runs that might change them.
 
     Raises what pickling raises, and `NotReadable`.
     """
     if type(obj) in _PLAIN:
         return pickle.dumps(obj, PROTOCOL)
     buffer = io.BytesIO()
-    pickler = _Watching(buffer, PROTOCOL)
+    buffers: list[memoryview] = []
+    pickler = _Watching(buffer, PROTOCOL, buffer_callback=aside(buffers))
     try:
         pickler.dump(obj)
         data = buffer.getvalue()
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
         pickler.special = True
-        try:
-            data = bytes(cloudpickle.dumps(obj, PROTOCOL))
-        except Exception:
-            raise plain from None
+        data, buffers = _dumps_value(obj, plain)
+    packed = Packed(data, buffers)
     if pickler.special:
         try:
-            pickle.loads(data)
+            packed.load()
         except BaseException as exc:
             raise NotReadable(f"it does not unpickle: {type(exc).__name__}: {exc}") from exc
-    return data
+    return packed if buffers else data
 
 
 class PackedFunction:
@@ -107,54 +125,98 @@ class FunctionPacker:
     """Packs functions, and remembers those that cannot have changed since."""
 
     def __init__(self) -> None:
-        self._named: weakref.WeakKeyDictionary[Any, PackedFunction] = weakref.WeakKeyDictionary()
-        self._valued: weakref.WeakKeyDictionary[Any, tuple[Any, PackedFunction]] = (
-            weakref.WeakKeyDictionary()
-        )
+        # By id, since that is quicker than a WeakKeyDictionary; each entry goes with its function.
+        self._known: dict[int, tuple[weakref.ref[Any], _Snapshot, PackedFunction]] = {}
+        CACHES.add(self)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
 
     def pack(self, function: Callable[..., Any]) -> PackedFunction:
         """Raises what pickling raises."""
         if type(function) is not types.FunctionType:
-            return PackedFunction(dumps(function))
-        named = self._named.get(function)
-        if named is not None:
-            return named
-        try:
-            data = pickle.dumps(function, PROTOCOL)
-        except (pickle.PicklingError, AttributeError):
-            return self._pack_value(function)
-        if _MAIN in data:
-            return self._pack_value(function)
-        packed = self._named[function] = PackedFunction(data)
-        return packed
-
-    def _pack_value(self, function: types.FunctionType) -> PackedFunction:
-        snapshot = _snapshot(function)
-        known = self._valued.get(function)
-        if known is not None and snapshot is not None and known[0] == snapshot:
-            return known[1]
-        packed = PackedFunction(bytes(cloudpickle.dumps(function, PROTOCOL)))
+            return PackedFunction(in_one_piece(dumps(function)))
+        known = self._known.get(id(function))
+        if known is not None and known[0]() is function and known[1].holds(function):
+            return known[2]
+        packed, named = _pack_function(function)
+        snapshot = _Snapshot.of(function, named=named)
         if snapshot is not None:
-            self._valued[function] = snapshot, packed
+            key = id(function)
+            forget = self._known.pop
+            self._known[key] = (
+                weakref.ref(function, lambda _: forget(key, None)),
+                snapshot,
+                packed,
+            )
         return packed
 
 
-def _snapshot(function: types.FunctionType) -> tuple[Any, ...] | None:
-    """All that a function's value depends on; None if part of it can change unnoticed."""
-    code = function.__code__
-    cells = []
-    for cell in function.__closure__ or ():
+def in_one_piece(payload: bytes | Packed) -> bytes:
+    return payload if isinstance(payload, bytes) else bytes(payload.content(b""))
+
+
+def _pack_function(function: types.FunctionType) -> tuple[PackedFunction, bool]:
+    """A function's pickle, and whether it is just its name."""
+    try:
+        data = pickle.dumps(function, PROTOCOL)
+    except (pickle.PicklingError, AttributeError):
+        data = b""
+    if data and not names_one(data):
+        return PackedFunction(data), True
+    return PackedFunction(marked(cloudpickle.dumps(function, PROTOCOL))), False
+
+
+class _Snapshot:
+    """All that a function's pickle depends on."""
+
+    __slots__ = ("cells", "code", "defaults", "globals", "kwdefaults", "named")
+
+    def __init__(self, function: types.FunctionType, *, named: bool) -> None:
+        self.named = named
+        self.code = function.__code__
+        self.defaults = function.__defaults__
+        self.kwdefaults = function.__kwdefaults__
+        self.cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
+        space = function.__globals__
+        # A name that is missing stands for itself: it must not appear later, either.
+        self.globals = [(name, space.get(name, space)) for name in _global_names(self.code)]
+
+    @classmethod
+    def of(cls, function: types.FunctionType, *, named: bool) -> _Snapshot | None:
+        """None if something that the pickle depends on can change unnoticed."""
+        if named:
+            # Only the name travels; what it means is up to the other side.
+            return cls(function, named=True)
         try:
-            cells.append(cell.cell_contents)
+            snapshot = cls(function, named=False)
         except ValueError:
+            return None  # an empty cell
+        space = function.__globals__
+        values = [value for _, value in snapshot.cells]
+        values += [value for _, value in snapshot.globals if value is not space]
+        values += function.__defaults__ or ()
+        if function.__kwdefaults__ or function.__dict__ or not all(map(_is_constant, values)):
             return None
-    names = _global_names(code)
-    used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    values = (*cells, *(value for _, value in used), *defaults)
-    if function.__dict__ or not all(_is_constant(value) for value in values):
-        return None
-    return code, tuple(map(_identity, values)), tuple(name for name, _ in used)
+        return snapshot
+
+    def holds(self, function: types.FunctionType) -> bool:
+        """Whether nothing has changed since."""
+        if self.named:
+            return True
+        if function.__code__ is not self.code or function.__defaults__ is not self.defaults:
+            return False
+        if function.__kwdefaults__ is not self.kwdefaults or function.__dict__:
+            return False
+        for cell, value in self.cells:
+            if cell.cell_contents is not value:
+                return False
+        space = function.__globals__
+        for name, value in self.globals:
+            if space.get(name, space) is not value:
+                return False
+        return True
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -172,12 +234,5 @@ def _is_constant(value: Any) -> bool:
     if isinstance(value, tuple | frozenset):
         return all(_is_constant(part) for part in value)
     if isinstance(value, type | types.FunctionType):
-        return getattr(value, "__module__", "__main__") != "__main__"
+        return not travels_by_value(getattr(value, "__module__", None))
     return False
-
-
-def _identity(value: Any) -> Any:
-    """What tells one constant from another: 1 from 1.0, one module from another."""
-    if type(value) in _PLAIN:
-        return type(value), value
-    return id(value)

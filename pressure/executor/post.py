@@ -10,15 +10,18 @@ from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
 
-__all__ = ["BROKEN_EXIT", "Post"]
+__all__ = ["BROKEN_EXIT", "DEFAULT_BOUND", "Post"]
 
 BROKEN_EXIT = 70
 """Exit code of a worker whose initializer failed."""
+DEFAULT_BOUND = 10_000
+"""How many tasks a queue holds that an executor or a worker makes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Where a worker works. It is sent to the process, so it holds what that needs to connect."""
+    """Where a worker works. It is sent to the process, so it holds what that needs to connect.
+    `stderr` is a `multiprocessing` connection: its descriptor becomes the process's stderr."""
 
     address: Address
     queue: str
@@ -26,7 +29,7 @@ class Post:
     settings: Settings
     notes: str
     max_tasks: int | None
-    stderr: int | None = None
+    stderr: Any = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
 

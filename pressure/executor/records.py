@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
+
+from pressure.content import Buffer, Content
+from pressure.executor.payloads import Packed, joined
 
 __all__ = ["Answer", "Kind", "Task", "pack_answer", "pack_task", "unpack_answer", "unpack_task"]
 
 STORED = 0x01
 """Flag of a task: the function lies beside the client's reply queue; its digest travels."""
+CAPTURE = 0x04
+"""Flag of a task: what it prints is to come with the answer."""
+OUTPUT = 0x80
+"""Is added to the kind of an answer: before the payload there is what the task printed (UTF-8),
+and its length as `u32` before that."""
+LIMITED = 0x02
+"""Flag of a task: after the header come its timeout and its grace (seconds, as doubles)."""
 
 _TASK = struct.Struct(">BH")
+_LIMITS = struct.Struct(">dd")
 _ANSWER = struct.Struct(">BHddB")
+_LENGTH = struct.Struct(">I")
 
 
 class Kind(IntEnum):
@@ -28,57 +39,94 @@ class Kind(IntEnum):
     UNREADABLE = 2
     BROKEN = 3
     LOST = 4
+    ENDED = 5
     STARTED = 16
     DEATH = 17
 
 
 class Task(NamedTuple):
+    """`limits`: how long it may run, and how long it may take to end then (seconds)."""
+
     flags: int
     function: bytes
-    arguments: bytes
+    arguments: Buffer
+    limits: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """`started` and `finished` are seconds since the epoch by the worker's clock."""
 
     kind: int
     deliveries: int
     started: float
     finished: float
-    worker: str
-    payload: bytes
+    worker: bytes
+    payload: Buffer
+    output: bytes = b""
 
     def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.payload))
+        return dict(json.loads(bytes(self.payload)))
 
 
-def pack_task(function: bytes, arguments: bytes, *, stored: bool) -> bytes:
-    return _TASK.pack(STORED if stored else 0, len(function)) + function + arguments
+def pack_task(
+    function: bytes,
+    arguments: bytes | Packed,
+    *,
+    stored: bool,
+    limits: tuple[float, float] | None = None,
+    capture: bool = False,
+) -> bytes | Content:
+    flags = (STORED if stored else 0) | (CAPTURE if capture else 0)
+    if limits is None:
+        return joined(_TASK.pack(flags, len(function)) + function, arguments)
+    header = _TASK.pack(flags | LIMITED, len(function)) + _LIMITS.pack(*limits)
+    return joined(header + function, arguments)
 
 
-def unpack_task(body: bytes) -> Task:
+def unpack_task(body: Buffer) -> Task:
     """Raises `ValueError` if the body is no task."""
     try:
         flags, length = _TASK.unpack_from(body)
+        start, limits = _TASK.size, None
+        if flags & LIMITED:
+            limits = _LIMITS.unpack_from(body, start)
+            start += _LIMITS.size
     except struct.error as exc:
         raise ValueError("it is no task record") from exc
-    start = _TASK.size
-    return Task(flags, body[start : start + length], body[start + length :])
+    return Task(flags, bytes(body[start : start + length]), body[start + length :], limits)
 
 
 def pack_answer(
-    kind: Kind, payload: bytes, *, worker: bytes, deliveries: int, started: float, finished: float
-) -> bytes:
-    return _ANSWER.pack(kind, deliveries, started, finished, len(worker)) + worker + payload
+    kind: Kind,
+    payload: bytes | Packed,
+    *,
+    worker: bytes,
+    deliveries: int,
+    started: float,
+    finished: float,
+    output: bytes = b"",
+) -> bytes | Content:
+    if output:
+        start = _ANSWER.pack(kind | OUTPUT, deliveries, started, finished, len(worker))
+        return joined(start + worker + _LENGTH.pack(len(output)) + output, payload)
+    head = _ANSWER.pack(kind, deliveries, started, finished, len(worker)) + worker
+    return joined(head, payload)
 
 
-def unpack_answer(body: bytes) -> Answer:
+def unpack_answer(body: Buffer) -> Answer:
     """Raises `ValueError` if the body is no answer."""
     try:
         kind, deliveries, started, finished, length = _ANSWER.unpack_from(body)
     except struct.error as exc:
         raise ValueError("it is no answer record") from exc
-    start = _ANSWER.size
-    worker = body[start : start + length].decode(errors="replace")
-    return Answer(kind, deliveries, started, finished, worker, body[start + length :])
+    start = _ANSWER.size + length
+    worker = bytes(body[_ANSWER.size : start])
+    if kind < OUTPUT:
+        return Answer(kind, deliveries, started, finished, worker, body[start:])
+    try:
+        (size,) = _LENGTH.unpack_from(body, start)
+    except struct.error as exc:
+        raise ValueError("it is no answer record") from exc
+    start += _LENGTH.size
+    output, payload = bytes(body[start : start + size]), body[start + size :]
+    return Answer(kind - OUTPUT, deliveries, started, finished, worker, payload, output)

@@ -9,19 +9,19 @@ import signal
 import time
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
 from pressure.errors import PressureError
 from pressure.executor.crew import Crew
-from pressure.executor.post import Post
+from pressure.executor.post import DEFAULT_BOUND, Post
 
-__all__ = ["DEFAULT_BOUND", "RECONNECT_TIMEOUT", "Plan", "Supervisor", "default_processes"]
+__all__ = ["RECONNECT_TIMEOUT", "Plan", "Supervisor", "default_processes"]
 
 log = logging.getLogger("pressure.worker")
 
-DEFAULT_BOUND = 10_000
 RECONNECT_TIMEOUT = 86_400.0
 """A daemon waits for its server: an operator restarts that, not every worker."""
 
@@ -63,7 +63,7 @@ class Supervisor:
             context=multiprocessing.get_context("fork"),
         )
 
-    def _post(self, notes: str, stderr: int | None) -> Post:
+    def _post(self, notes: str, stderr: Any) -> Post:
         plan = self._plan
         return Post(
             address=plan.address,
@@ -81,6 +81,7 @@ class Supervisor:
         self._channel.ensure(DEFAULT_BOUND)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._crew.open()
         self._crew.start()
         log.info("%d processes serve queue %r at %s", plan.processes, plan.queue, plan.address)
         while not self._signals:

@@ -11,7 +11,6 @@ supervisor is gone.
 from __future__ import annotations
 
 import faulthandler
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import parent_process
@@ -27,13 +25,25 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.channel import Consumer, Delivery, Verdict
-from pressure.codec import BadSignature
+from pressure.content import Content
 from pressure.core import reason
-from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
-from pressure.executor import pickling
+from pressure.errors import (
+    PressureError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueError,
+    ServerOutOfMemoryError,
+)
+from pressure.executor.by_value import explain
+from pressure.executor.capture import Captured
+from pressure.executor.coroutines import CoroutineType, completed
+from pressure.executor.interrupts import Guard
+from pressure.executor.library import Library
 from pressure.executor.notes import Notes
-from pressure.executor.post import BROKEN_EXIT, Post
-from pressure.executor.records import STORED, Kind, Task, pack_answer, unpack_task
+from pressure.executor.outcomes import broken, pack_exception, pack_result, say
+from pressure.executor.payloads import Packed, loads
+from pressure.executor.post import BROKEN_EXIT, DEFAULT_BOUND, Post
+from pressure.executor.records import CAPTURE, Kind, pack_answer, unpack_task
 
 __all__ = ["Worker", "work"]
 
@@ -46,19 +56,22 @@ OVERDUE = 0.020
 """After this long on one task, the tasks behind it are given back."""
 TICK = 0.010
 QUIET = 1.0
-FUNCTIONS = 1000
 
 
 def work(post: Post) -> None:
     """The main function of a worker process."""
     if post.stderr is not None:
-        os.dup2(post.stderr, 2)
+        os.dup2(post.stderr.fileno(), 2)
+        post.stderr.close()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     notes = Notes(post.notes)
+    asked_to_stop: list[int] = []
     if post.initializer is not None:
+        # It runs to its end: it may have more to do than to prepare for tasks.
+        signal.signal(signal.SIGTERM, lambda number, _: asked_to_stop.append(number))
         try:
             post.initializer(*post.initargs)
         except BaseException:
@@ -68,6 +81,8 @@ def work(post: Post) -> None:
             sys.exit(BROKEN_EXIT)
     worker = Worker(post, notes)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    if asked_to_stop:
+        worker.stop()
     worker.run()
 
 
@@ -77,9 +92,10 @@ class Worker:
     def __init__(self, post: Post, notes: Notes) -> None:
         self._channel = post.channel()
         self._notes = notes
+        self._guard = Guard(notes)
         self._max_tasks = post.max_tasks
         self._name = f"{socket.gethostname()}:{os.getpid()}".encode()[:255]
-        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._library = Library(self._channel)
         self._clients: dict[bytes, float] = {}
         self._stopping = False
         self._done = 0
@@ -108,6 +124,7 @@ class Worker:
 
     def run(self) -> None:
         consumer = self._open()
+        self._guard.install()
         watchdog = threading.Thread(target=self._watch, args=(consumer,), daemon=True)
         watchdog.start()
         count = 1
@@ -119,9 +136,12 @@ class Worker:
             life = consumer.life
             try:
                 deliveries = consumer.exchange(self._take_verdicts(), count)
-            except (QueueDoesNotExistError, QueueClosedError):
-                # Deleted, or lost with the server's data. Whoever sends tasks makes it again.
-                self._channel.ensure()
+            except QueueDoesNotExistError:
+                # Deleted, or lost with the server's data.
+                self._channel.ensure(DEFAULT_BOUND)
+                continue
+            except QueueClosedError:
+                time.sleep(QUIET)
                 continue
             self._note_consumer(consumer)
             if not deliveries:
@@ -138,7 +158,7 @@ class Worker:
         self._finish(consumer)
 
     def _open(self) -> Consumer:
-        self._channel.ensure()
+        self._channel.ensure(DEFAULT_BOUND)
         consumer = self._channel.consumer()
         consumer.exchange((), 0)
         self._note_consumer(consumer)
@@ -207,40 +227,52 @@ class Worker:
 
     def _run(self, delivery: Delivery) -> Verdict:
         started = time.time()
+        guard = self._guard
+        depth = len(guard.stack)
         try:
             function, args, kwargs = self._read(delivery)
         except BaseException as exc:
-            return self._refuse(delivery, _say(exc))
+            guard.leave(depth)
+            return self._refuse(delivery, explain(exc))
         try:
+            guard.stack.append(delivery)
             result = function(*args, **kwargs)
+            if type(result) is CoroutineType:
+                result = completed(result)
+            guard.leave(depth)
         except BaseException as exc:
-            kind, payload = _pack_exception(exc)
+            guard.leave(depth)
+            kind, payload = pack_exception(exc)
         else:
-            kind, payload = _pack_result(result)
+            kind, payload = pack_result(result)
             del result
+        output = function.output if type(function) is Captured else b""
+        verdict = self._answer(delivery, kind, payload, started, output)
+        if type(verdict.answer) is Content:
+            # At once: what is large in it is still the task's, and what runs next might change it.
+            verdict = self._seal(verdict, started)
         del function, args, kwargs
-        return self._answer(delivery, kind, payload, started)
+        return verdict
+
+    def _seal(self, verdict: Verdict, started: float) -> Verdict:
+        delivery, answer, _ = verdict
+        assert isinstance(answer, Content)
+        try:
+            sealed = self._channel.seal(delivery.client_id, delivery.id, answer)
+            return verdict._replace(answer=sealed)
+        except (QueueError, ServerOutOfMemoryError) as exc:
+            kind, payload = broken(f"the result, {len(answer):,} bytes, cannot travel: {say(exc)}")
+            return self._answer(delivery, kind, payload, started)
 
     def _read(self, delivery: Delivery) -> tuple[Callable[..., Any], Any, Any]:
         task = unpack_task(delivery.body)
-        function = self._functions.get(task.function)
-        if function is None:
-            function = self._load_function(delivery.client_id, task)
-        args, kwargs = pickling.loads(task.arguments)
+        if task.limits is not None:
+            self._guard.limit(*task.limits)
+        function = self._library.function(delivery.client_id, task)
+        if task.flags & CAPTURE:
+            function = Captured(function)
+        args, kwargs = loads(task.arguments)
         return function, args, kwargs
-
-    def _load_function(self, client_id: bytes, task: Task) -> Callable[..., Any]:
-        data = task.function
-        if task.flags & STORED:
-            found = self._channel.fetch(client_id, task.function)
-            if found is None:
-                raise BadSignature("its function is gone from the server")
-            data = found
-        function: Callable[..., Any] = pickling.loads(data)
-        if len(self._functions) >= FUNCTIONS:
-            self._functions.clear()
-        self._functions[task.function] = function
-        return function
 
     def _client_lives(self, client_id: bytes) -> bool:
         """Whether anybody waits for the answer. Looked up at most every few seconds."""
@@ -256,7 +288,12 @@ class Worker:
         return True
 
     def _answer(
-        self, delivery: Delivery, kind: Kind, payload: bytes, started: float = 0.0
+        self,
+        delivery: Delivery,
+        kind: Kind,
+        payload: bytes | Packed,
+        started: float = 0.0,
+        output: bytes = b"",
     ) -> Verdict:
         body = pack_answer(
             kind,
@@ -265,6 +302,7 @@ class Worker:
             deliveries=delivery.deliveries,
             started=started,
             finished=time.time(),
+            output=output,
         )
         return Verdict(delivery, body)
 
@@ -308,6 +346,7 @@ class Worker:
             busy = self._current is not None
             if busy:
                 idle_since = time.monotonic()
+                self._guard.check()
             elif time.monotonic() - idle_since > QUIET:
                 self._watchdog_asleep.clear()
                 while not self._watchdog_asleep.is_set():
@@ -345,38 +384,14 @@ class Worker:
             if verdicts:
                 consumer.exchange(verdicts, 0)
             if announce and current.client_id:
-                notice = self._answer(current, Kind.STARTED, b"", time.time())
-                self._channel.notify(current.client_id, current.id, notice.answer or b"")
+                notice = pack_answer(
+                    Kind.STARTED,
+                    self._notes.supervisor,
+                    worker=self._name,
+                    deliveries=current.deliveries,
+                    started=time.time(),
+                    finished=0.0,
+                )
+                self._channel.notify(current.client_id, current.id, notice)
         finally:
             consumer.lock.release()
-
-
-def _pack_result(result: Any) -> tuple[Kind, bytes]:
-    try:
-        return Kind.RESULT, pickling.dumps_result(result)
-    except pickling.NotReadable as exc:
-        said = {"error": f"the result cannot travel: {exc}", "traceback": ""}
-        return Kind.BROKEN, json.dumps(said).encode()
-    except BaseException as exc:
-        return _pack_exception(exc)
-
-
-def _pack_exception(exc: BaseException) -> tuple[Kind, bytes]:
-    """An exception with its traceback as text; of one that does not pickle, what can be said."""
-    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-    try:
-        data = pickling.dumps_result(exc.with_traceback(None))
-        return Kind.ERROR, pickling.dumps((text, data))
-    except BaseException as failure:
-        said = {
-            "error": f"the task raised {_say(exc)}, which cannot travel: {_say(failure)}",
-            "traceback": text,
-        }
-        return Kind.BROKEN, json.dumps(said).encode()
-
-
-def _say(exc: BaseException) -> str:
-    try:
-        return f"{type(exc).__name__}: {exc}"
-    except Exception:
-        return type(exc).__name__

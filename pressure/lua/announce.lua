@@ -1,7 +1,7 @@
 #!lua
 -- Note that a blob is about to be uploaded, and drop those whose put never came within an hour.
 -- KEYS  uploads blobs bound
--- ARGV  message_id chunks
+-- ARGV  blob_id chunks
 -- reply {OK} | {ABSENT}
 local uploads, blobs, bound = unpack(KEYS)
 local id, chunks = ARGV[1], tonumber(ARGV[2])

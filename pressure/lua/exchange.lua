@@ -2,17 +2,17 @@
 -- Finish and claim: record the outcomes of leased items in the reply queues that they belong to,
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
--- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans (reply_base reply_bound)...
--- ARGV  generation consumer client lease_ms known count ttl_ms waiter outcomes (tag reply value dead_letter)... (reply: number of the pair of keys; dead_letter: its reason, or "")
+-- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans (reply_base reply_bound reply_blobs reply_uploads)...
+-- ARGV  generation consumer client lease_ms known count ttl_ms waiter outcomes replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why)
 -- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
   taken, consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs,
   dead_letters, orphans = unpack(KEYS)
 local REPLIES = 20
-local expected, id, client, lease_ms, known, count, ttl_ms, waiter, outcomes =
+local expected, id, client, lease_ms, known, count, ttl_ms, waiter, outcomes, replies =
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]),
-  tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
-local FIRST, WIDTH = 10, 4
+  tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
+local BEFORE = 10
 
 local limit = call('GET', bound)
 if not limit then
@@ -29,29 +29,42 @@ end
 
 if waiter == '-' then call('HDEL', waiters, id) end
 
-local tags = {}
-for i = 1, outcomes do tags[i] = ARGV[FIRST + (i - 1) * WIDTH] end
-local dropped = 0
-for i, value in ipairs(remove(taken, tags, false)) do
-  local at = FIRST + (i - 1) * WIDTH
-  local reply, outcome, reason = tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+local reasons = {}
+for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
+local dropped, answers = 0, {}
+local has_blobs = call('EXISTS', blobs) == 1
+for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)) do
   if not value then
     dropped = dropped + 1
   else
-    if reason ~= '' then
-      bury(dead_letters, value, reason)
-    else
+    if reasons[i] then
+      bury(dead_letters, value, reasons[i])
+    elseif has_blobs then
       drop_blob(blobs, value, false)
     end
-    if reply > 0 then
-      local reply_base, reply_bound = KEYS[REPLIES + 2 * reply - 1], KEYS[REPLIES + 2 * reply]
-      local lives = call('PTTL', reply_bound)
-      if lives == -2 then
-        call('INCR', orphans)
-      elseif call('LPUSH', reply_base, outcome) == 1 and lives > 0 then
-        call('PEXPIRE', reply_base, lives)
-      end
+    local high, low = string.byte(replies, 2 * i - 1, 2 * i)
+    local pair = high * 256 + low
+    if pair > 0 then
+      local queue = answers[pair] or {}
+      answers[pair] = queue
+      queue[#queue + 1] = ARGV[BEFORE + outcomes + i]
     end
+  end
+end
+for pair, queue in pairs(answers) do
+  local first = REPLIES + 4 * pair - 3
+  local reply_base, reply_bound, reply_blobs, reply_uploads = unpack(KEYS, first, first + 3)
+  local lives = call('PTTL', reply_bound)
+  if call('EXISTS', reply_uploads) == 1 then
+    for _, answer in ipairs(queue) do
+      if end_upload(reply_uploads, answer) and lives == -2 then drop_blob(reply_blobs, answer) end
+    end
+  end
+  if lives == -2 then
+    call('INCRBY', orphans, #queue)
+  else
+    push(reply_base, queue, false)
+    if lives > 0 then call('PEXPIRE', reply_base, lives) end
   end
 end
 if outcomes > dropped and call('LLEN', base) == 0 then hint_joiners(joiners, joined) end

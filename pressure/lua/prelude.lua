@@ -6,6 +6,7 @@ local OK, ABSENT, CLOSED, FULL, EMPTY, IN_USE, LOST, EXISTS, AGAIN = 0, -1, -2, 
 -- Offsets of the envelope's fields, from 1 as Lua counts.
 local FLAGS, DELIVERIES, STAMP, ID, BODY = 2, 5, 7, 15, 67
 local BLOB_FLAG = 2
+local BLOB_ID = BODY + 12  -- after the numbers of chunks and of bytes
 local SLICE = 1000  -- how many values one unpack() may carry
 
 local call = redis.call
@@ -82,21 +83,30 @@ local function tag_of(value, raw)
 end
 
 -- Push values to the newest end, or to the oldest so that the first of them is taken next.
+-- Returns how many there are then.
 local function push(base, values, at_head)
+  local length = 0
   if at_head then
-    for i = #values, 1, -1 do call('RPUSH', base, values[i]) end
+    for i = #values, 1, -1 do length = call('RPUSH', base, values[i]) end
   else
     for i = 1, #values, SLICE do
-      call('LPUSH', base, unpack(values, i, math.min(i + SLICE - 1, #values)))
+      length = call('LPUSH', base, unpack(values, i, math.min(i + SLICE - 1, #values)))
     end
   end
+  return length
+end
+
+-- Give keys that came into being their time to live. What was there is renewed by the owner.
+local function expire(ttl_ms, ...)
+  for _, key in ipairs({...}) do call('PEXPIRE', key, ttl_ms) end
 end
 
 -- Remove the items with these tags from a taken list. Returns their values, in the order of the
--- tags, with false for those that are not there. Tags in the order of taking cost two commands.
+-- tags, with false for those that are not there, and whether all were. Tags in the order of taking
+-- cost two commands.
 local function remove(taken, tags, raw)
   local values = {}
-  if #tags == 0 then return values end
+  if #tags == 0 then return values, true end
   local oldest = call('LRANGE', taken, -#tags, -1)
   local in_order = #oldest == #tags
   for i = 1, #tags do
@@ -105,8 +115,8 @@ local function remove(taken, tags, raw)
     in_order = tag_of(values[i], raw) == tags[i]
   end
   if in_order then
-    call('RPOP', taken, #tags)
-    return values
+    call('LTRIM', taken, 0, -#tags - 1)
+    return values, true
   end
   local by_tag = {}
   for _, value in ipairs(call('LRANGE', taken, 0, -1)) do by_tag[tag_of(value, raw)] = value end
@@ -114,19 +124,30 @@ local function remove(taken, tags, raw)
     values[i] = by_tag[tags[i]] or false
     if values[i] and call('LREM', taken, -1, values[i]) == 0 then values[i] = false end
   end
-  return values
+  return values, false
+end
+
+-- The id of the blob that an envelope refers to, and its number of chunks; nil if it has none.
+-- Anybody may have written the value: it need not be an envelope, nor tell the truth.
+local function blob_of(value, raw)
+  if raw or #value < BLOB_ID + 15 then return nil end
+  if math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 0 then return nil end
+  return string.sub(value, BLOB_ID, BLOB_ID + 15), struct.unpack('>I4', value, BODY)
 end
 
 -- Free the blob that an envelope refers to, if it does.
 local function drop_blob(blobs, value, raw)
-  -- Anybody may have written the value: it need not be an envelope, nor tell the truth.
-  if raw or #value < BODY + 3 or math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 0 then
-    return
-  end
-  local id = string.sub(value, ID, ID + 15)
-  for i = 0, math.min(struct.unpack('>I4', value, BODY), call('HLEN', blobs)) - 1 do
+  local id, chunks = blob_of(value, raw)
+  for i = 0, id and math.min(chunks, call('HLEN', blobs)) - 1 or -1 do
     call('HDEL', blobs, id .. struct.pack('>I4', i))
   end
+end
+
+-- The upload of the blob that an envelope refers to (if it does) is over. Returns whether it was
+-- still under way.
+local function end_upload(uploads, value)
+  local id, chunks = blob_of(value, false)
+  return id and call('ZREM', uploads, id .. string.format('%d', chunks)) == 1
 end
 
 -- A copy of the value with its count of deliveries increased. The count is outside the signature.
@@ -171,11 +192,16 @@ local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetch
     call('HSET', producers, id, string.format('%d:0:%d', number, now_ms()))
   end
   local found = {g = 0, a = 0, f = 0}
-  for i, value in ipairs(remove(taken, tags, raw)) do
-    if value then
-      local kind = string.sub(kinds, i, i)
-      found[kind] = found[kind] + 1
-      drop_blob(blobs, value, raw)
+  local values, all = remove(taken, tags, raw)
+  if all and call('EXISTS', blobs) == 0 then
+    for kind in pairs(found) do found[kind] = select(2, string.gsub(kinds, kind, '')) end
+  else
+    for i, value in ipairs(values) do
+      if value then
+        local kind = string.sub(kinds, i, i)
+        found[kind] = found[kind] + 1
+        drop_blob(blobs, value, raw)
+      end
     end
   end
   if found.g + found.a > 0 then call('HINCRBY', fetched, id, found.g + found.a) end

@@ -63,7 +63,7 @@ if limit > 0 then
   end
   -- Others may want to put as well.
   local left = limit - before - count
-  if call('HLEN', producers) > 1 then left = math.ceil(left / 2) end
+  if hold > 0 and call('HGET', prefetched, '+') then left = math.ceil(left / 2) end
   hold = math.min(hold, left)
 end
 hold = math.max(0, hold)
@@ -82,17 +82,15 @@ local stamped, values, bytes = struct.pack('>I8', stamp), {}, 0
 for i = 1, count do
   local value = ARGV[FIRST + i - 1]
   if not raw then
-    if math.floor(string.byte(value, FLAGS) / BLOB_FLAG) % 2 == 1 then
-      call('ZREM', uploads, string.sub(value, ID, ID + 15) .. struct.unpack('>I4', value, BODY))
-    end
+    end_upload(uploads, value)
     value = string.sub(value, 1, STAMP - 1) .. stamped .. string.sub(value, STAMP + 8)
   end
   values[i] = value
   bytes = bytes + #value
 end
-if count > 0 then push(base, values, mode == 'head') end
+local length = count > 0 and push(base, values, mode == 'head')
 call('HSET', producers, id, sequence .. ':' .. count .. ':' .. string.format('%d', stamp))
-call('SET', producer, client)
+call('SET', producer, client, 'KEEPTTL')
 call('INCRBY', produced_messages, count)
 call('INCRBY', produced_bytes, bytes)
 if limit > 0 then
@@ -104,9 +102,9 @@ if limit > 0 then
   end
 end
 if ttl_ms > 0 then
-  for _, key in ipairs({base, producers, producer, produced_messages, produced_bytes, not_full, room,
-      prefetched}) do
-    call('PEXPIRE', key, ttl_ms)
-  end
+  if length == count then expire(ttl_ms, base) end
+  if not last then expire(ttl_ms, producers, producer, produced_messages, produced_bytes) end
+  if limit > 0 then expire(ttl_ms, not_full, room) end
+  if hold > 0 then expire(ttl_ms, prefetched) end
 end
 return {OK, count, hold}

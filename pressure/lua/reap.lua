@@ -17,6 +17,8 @@ if expiry > now and not force then return {AGAIN} end
 
 if call('EXISTS', bound) == 0 then
   call('DEL', taken)
+  for _, set in ipairs({leases, departed}) do call('ZREM', set, id) end
+  call('HDEL', departures, id)
   return {OK, 0}
 end
 local values, bytes = {}, 0

@@ -2,12 +2,13 @@
 -- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
 -- A consumer that was declared dead meanwhile gets nothing: its items go back.
 -- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed
--- ARGV  generation consumer client bytes (0: the block ended without an item)
--- reply {OK} | {LOST} | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
+-- ARGV  generation consumer client bytes (0: the block ended without an item; -1: look, it holds no others)
+-- reply {OK, left in the list} | {LOST} | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
 local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
   consumed_bytes, prefetched, waiters, consumer_free, closed = unpack(KEYS)
 local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
+if bytes < 0 then bytes = #(call('LINDEX', taken, 0) or '') end
 call('HDEL', waiters, id)
 if call('GET', generation) ~= expected or not call('ZSCORE', leases, id) then
   if call('EXISTS', bound) == 1 then
@@ -24,9 +25,9 @@ if bytes > 0 and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 
   return {IN_USE}
 end
 if bytes > 0 then
-  call('SET', consumer, client)
+  call('SET', consumer, client, 'KEEPTTL')
   call('INCRBY', consumed_messages, 1)
   call('INCRBY', consumed_bytes, bytes)
   if call('GET', bound) ~= '0' then restore_room(base, bound, prefetched, not_full, room) end
 end
-return {OK}
+return {OK, call('LLEN', base)}

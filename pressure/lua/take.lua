@@ -25,8 +25,7 @@ if not call('ZSCORE', leases, id) then
   if ttl_ms > 0 then
     -- Its field makes the key stay, and with it the time it has to live.
     call('HSETNX', fetched, id, 0)
-    call('PEXPIRE', fetched, ttl_ms)
-    call('PEXPIRE', leases, ttl_ms)
+    expire(ttl_ms, fetched, leases)
   end
 end
 local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, number, raw, producers, fetched,
@@ -63,8 +62,8 @@ if #items == 0 then
   end
   return {EMPTY, call('ZCOUNT', leases, '-inf', now_ms()), ahead_of_us}
 end
-push(taken, items, false)
-if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
+local held = push(taken, items, false)
+if ttl_ms > 0 and held == #items then expire(ttl_ms, taken) end
 local bytes = 0
 for i = 1, #items do bytes = bytes + #items[i] end
 if ahead and #items > 1 then
@@ -72,18 +71,15 @@ if ahead and #items > 1 then
   if ttl_ms > 0 then call('PEXPIRE', prefetched, ttl_ms) end
   call('HINCRBY', prefetched, id, #items - 1)
 end
-call('SET', consumer, client)
-call('INCRBY', consumed_messages, #items)
+call('SET', consumer, client, 'KEEPTTL')
+local consumed = call('INCRBY', consumed_messages, #items)
 call('INCRBY', consumed_bytes, bytes)
-if ttl_ms > 0 then
-  for _, key in ipairs({consumer, consumed_messages, consumed_bytes}) do call('PEXPIRE', key, ttl_ms) end
+if ttl_ms > 0 and consumed == #items then
+  expire(ttl_ms, consumer, consumed_messages, consumed_bytes)
 end
 if tonumber(limit) > 0 then
   restore_room(base, bound, prefetched, not_full, room)
-  if ttl_ms > 0 then
-    call('PEXPIRE', not_full, ttl_ms)
-    call('PEXPIRE', room, ttl_ms)
-  end
+  if ttl_ms > 0 then expire(ttl_ms, not_full, room) end
 end
 table.insert(items, 1, OK)
 return items

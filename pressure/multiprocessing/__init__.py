@@ -49,6 +49,7 @@ from multiprocessing import (
 from typing import Any
 
 from pressure.multiprocessing.contexts import get_context
+from pressure.multiprocessing.pool import Pool
 from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Lock",
     "Manager",
     "Pipe",
+    "Pool",
     "Process",
     "ProcessError",
     "Queue",

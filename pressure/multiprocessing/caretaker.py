@@ -11,9 +11,10 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import util
 
-from pressure import flows, keeper, lifecycle
+from pressure import keeper, lifecycle
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.handle import Handle
@@ -28,7 +29,7 @@ ABANDONED_KEEP = 600.0
 """How long (seconds) a queue is kept that its creator holds no handle of, that others may use, and
 that no other process reads."""
 LEFT_BEHIND = 60.0
-"""How long (seconds) at most a queue outlives the exit of its creator, for others who still read."""
+"""How long (seconds) at most a queue outlives its creator's exit, for others who still read."""
 FAREWELL = 2.0
 EXIT_PRIORITY = -50
 """After the feeder threads, and after the children were joined."""
@@ -54,7 +55,7 @@ class Caretaker:
 
     def begin(self) -> None:
         _on_duty.add(self)
-        keeper.keep(self)
+        keeper.keep(self, handle.address.identity)
         self._await_exit()
         # A child of multiprocessing forgets the hooks of its parent before it calls this.
         util.register_after_fork(self, Caretaker._await_exit)
@@ -82,11 +83,9 @@ class Caretaker:
         """The last handle is gone. May be called by the garbage collector, so the rest is left to
         the keeper's thread."""
         self._abandoned = True
-        try:
+        # An interpreter that is exiting starts no more threads; then `_exit` comes or came.
+        with suppress(RuntimeError):
             keeper.wake(time.monotonic())
-        except RuntimeError:
-            # The interpreter is exiting and starts no more threads; `_exit` comes or came.
-            pass
 
     def maintain(self, now: float) -> float:
         if self._abandoned and not (self._owner and self.shared):

@@ -27,9 +27,7 @@ def _derive(real: Any) -> Any:
     return cls()
 
 
-_contexts = {
-    method: _derive(real) for method, real in vars(context)["_concrete_contexts"].items()
-}
+_contexts = {method: _derive(real) for method, real in vars(context)["_concrete_contexts"].items()}
 
 
 def get_context(method: str | None = None) -> Any:

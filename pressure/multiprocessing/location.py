@@ -69,5 +69,6 @@ def without_secrets(url: str) -> str:
     query = [
         pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in _SECRETS
     ]
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query), fragment="")
-    return bare.geturl()
+    # Not geturl(): that spoils unix:///path.
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{bare}?{urlencode(query)}" if query else bare

@@ -1,10 +1,11 @@
 """What this process has put and the server has not yet accepted, and how it gets there.
 
-An item goes out at once, from the thread that puts it, when there was a pause before it. In a quick
-loop items are sent in growing batches, still by the thread that puts the last of a batch: to hand
-each over to another thread would cost more than to send it. What is left when the loop ends is sent
-by the feeder thread within a millisecond. The feeder also takes over when the server is away, so
-putting into an unbounded queue waits for no reconnection.
+An item goes out at once, from the thread that puts it, without waiting for the reply: the next put
+reads that. Until it is there, items gather to a batch; in a quick loop ever larger ones, for to
+hand each item over to another thread would cost more than to send it. What is left when the loop
+ends is sent by the feeder thread within a few milliseconds. The feeder also sees to replies that no
+further put reads, and takes over when the server is away: putting into an unbounded queue does not
+wait for a server to come back.
 
 With `exact`, items count before `put` returns: each is accepted by the server, or has a place
 reserved there. A quick loop reserves places along with each batch, more and more; those it leaves
@@ -38,10 +39,15 @@ __all__ = ["Producer"]
 
 log = logging.getLogger("pressure")
 
-PAUSE = 0.0002
+PAUSE = 0.00005
 """A put that comes this long (seconds) after the last one is sent at once."""
+SHORTEST, LONGEST = 0.00006, 0.001
+"""In a quick loop, the time (seconds) between batches doubles from the one to the other."""
 TICK = 0.0005
 """How long (seconds) the feeder gives the putting thread to send a batch itself."""
+DOZE = 0.05
+"""How often (seconds) the feeder looks after a reply that the putting thread should read."""
+REPLY_PATIENCE = 5.0
 QUICK = 0.01
 """Places are reserved for a loop that used up the last ones within this time (seconds)."""
 MOST = 512
@@ -75,16 +81,20 @@ class Producer:
         self._sending = threading.Lock()
         # Reentrant, since the garbage collector may come here at any time.
         self._work = threading.Condition(threading.RLock())
-        self._idle = False
+        self._asleep = False
+        self._dozing = False
         self._closing = False
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
         self._finalizer: util.Finalize | None = None
         self._session: Session[Link] | None = None
-        # A send that was cut short: its last request, and its flow.
+        # A send that is not finished: its last request, and its flow. `posted` says that the
+        # request was sent, and its reply is to be read.
         self._cut_short: tuple[Request, Flow[int]] | None = None
+        self._posted = False
+        self._posted_at = 0.0
+        self._interval = 0.0
         self._failure: Exception | None = None
-        self._batch = 1
         self._sends = 0
         self._last = 0.0
         self._reserved_at = 0.0
@@ -103,17 +113,16 @@ class Producer:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        bodies = self._bodies
-        if time.monotonic() - self._last > PAUSE:
-            self._batch = 1
-        bodies.append(body)
-        if len(bodies) >= self._batch and self._sending.acquire(blocking=False):
+        now = time.monotonic()
+        if now - self._last > PAUSE:
+            self._interval = 0.0
+        self._bodies.append(body)
+        if now - self._posted_at >= self._interval and self._sending.acquire(blocking=False):
             try:
-                self._send_inline()
+                self._post(now)
             finally:
                 self._sending.release()
-        if bodies or self._cut_short:
-            self._wake_feeder()
+        self._alert()
         self._last = time.monotonic()
         return True
 
@@ -124,7 +133,7 @@ class Producer:
                 self._places -= 1
                 self._bodies.append(body)
         if placed:
-            self._wake_feeder()
+            self._alert()
             self._last = time.monotonic()
             return True
         while True:
@@ -165,43 +174,71 @@ class Producer:
                     # Their places were lost, because this process stood still.
                     self._bodies.extendleft(reversed(batch[accepted:]))
         if self._places:
-            self._wake_feeder()
+            self._alert()
         return accepted > len(batch)
 
-    def _send_inline(self) -> None:
-        """Send a batch without ever waiting for the server to come back."""
+    def _post(self, now: float) -> None:
+        """Send what is there if the last reply came, and don't wait for the next one."""
+        if self._posted and not self._collect(0.0):
+            # Not yet, or there is trouble: ask again after a while.
+            self._posted_at = now
+            self._interval = self._interval or SHORTEST
+            return
         if self._cut_short is not None:
             return
         session = self._producer()
-        flow = self._begin(session)
-        assert self._cut_short is not None
-        request, _ = self._cut_short
+        link = session.link
+        fresh = not link.waiter
+        request = self._begin(session)
+        if not isinstance(request, Command):
+            return
+        self._posted_at = now
+        self._interval = min(max(2 * self._interval, SHORTEST), LONGEST)
         try:
-            while isinstance(request, Command):
-                self._cut_short = request, flow
-                reply = session.link.execute(request)
-                request = flow.send(reply)
-            self._cut_short = request, flow
+            link.send(request)
+            self._posted = True
+            if fresh:
+                # The first one: who can't put at all should hear of it.
+                self._collect(REPLY_PATIENCE)
+        except Broken as broken:
+            if not link.ever_connected:
+                self._sent()
+                raise give_up(link.address, request, broken) from broken.cause
+
+    def _collect(self, patience: float) -> bool:
+        """Read the reply to what was posted; False if it is not there, or there is trouble, which
+        the feeder then deals with."""
+        assert self._cut_short is not None
+        _, flow = self._cut_short
+        try:
+            reply = self._producer().link.receive(time.monotonic() + patience)
+        except TimeoutError:
+            if patience:
+                self._posted = False
+                self._producer().link.close()
+            return False
+        except (Broken, PressureError):
+            # To be sent once more, which changes nothing if it was carried out.
+            self._posted = False
+            return False
+        self._posted = False
+        try:
+            self._cut_short = flow.send(reply), flow
         except StopIteration:
             self._sent()
-            self._batch = min(self._batch * 2, MOST)
-        except Broken as broken:
-            if not session.link.ever_connected:
-                self._sent()
-                raise give_up(session.link.address, request, broken) from broken.cause
-        except ServerOutOfMemoryError:
-            self._put_back()
+            return True
         except PressureError:
             self._bodies.clear()
             self._sent()
             raise
+        return False
 
     def _producer(self) -> Session[Link]:
         if self._session is None:
             self._session = self._remote.producer_session()
         return self._session
 
-    def _begin(self, session: Session[Link]) -> Flow[int]:
+    def _begin(self, session: Session[Link]) -> Request:
         """Take up the next batch. From here on it counts as cut short, until it is sent."""
         bodies = self._bodies
         batch = self._under_way = []
@@ -211,11 +248,12 @@ class Producer:
             size += len(batch[-1])
         try:
             flow = items.put_bodies(self._remote.core, session, batch, None)
-            self._cut_short = next(flow), flow
+            request = next(flow)
         except BaseException:
             self._put_back()
             raise
-        return flow
+        self._cut_short = request, flow
+        return request
 
     def _sent(self) -> None:
         self._sends += 1
@@ -233,25 +271,33 @@ class Producer:
     def counted(self) -> Iterator[int]:
         """How many items are here and not at the server, while that cannot change."""
         with self._sending:
+            if self._posted:
+                self._collect(REPLY_PATIENCE)
             yield len(self._bodies) + len(self._under_way)
 
     def settle(self) -> None:
         """Send what is buffered and free the places that are left, before a look at the server."""
-        if self._bodies or self._places:
+        if self._bodies or self._places or self._cut_short:
             with self._sending:
                 self._send_all()
                 self._free_places()
 
     # The feeder
 
+    def _alert(self) -> None:
+        """Have the feeder look, unless it does so soon anyway."""
+        if (
+            self._thread is None
+            or self._asleep
+            or (self._dozing and (self._bodies or self._places))
+        ):
+            self._wake_feeder()
+
     def _wake_feeder(self) -> None:
-        if self._thread is None:
-            with self._work:
-                if self._thread is None:
-                    self._start()
-        elif self._idle:
-            with self._work:
-                self._work.notify()
+        with self._work:
+            if self._thread is None:
+                self._start()
+            self._work.notify()
 
     def _start(self) -> None:
         self._finalizer = util.Finalize(None, self._finish, exitpriority=FLUSH_PRIORITY)
@@ -261,13 +307,6 @@ class Producer:
 
     def _feed(self) -> None:
         while self._await_work():
-            before = self._sends
-            with self._work:
-                if not self._closing:
-                    self._work.wait(TICK)
-            if before != self._sends and not self._closing:
-                # The putting thread is at it.
-                continue
             try:
                 with self._sending:
                     self._send_all()
@@ -285,20 +324,41 @@ class Producer:
         self._release()
 
     def _await_work(self) -> bool:
-        """Wait until there is something to send; False once the handle is closed and all is sent."""
+        """Wait until there is something to do that the putting thread doesn't do. False once the
+        handle is closed and all is sent."""
         with self._work:
-            self._idle = True
-            while not (self._bodies or self._places or self._cut_short):
-                if self._closing:
+            while True:
+                before = self._sends
+                if self._bodies or self._places:
+                    if self._closing:
+                        return True
+                    self._work.wait(TICK + 2 * self._interval)
+                    if before == self._sends:
+                        return True
+                elif self._cut_short:
+                    if self._closing or not self._posted:
+                        return True
+                    self._dozing = True
+                    if not self._bodies:
+                        self._work.wait(DOZE)
+                    self._dozing = False
+                    if before == self._sends and not self._bodies:
+                        return True
+                elif self._closing:
                     return False
-                self._work.wait()
-            self._idle = False
-        return True
+                else:
+                    self._asleep = True
+                    # Looked at once more, since the putting thread doesn't take the lock.
+                    if not (self._bodies or self._places or self._cut_short or self._closing):
+                        self._work.wait()
+                    self._asleep = False
 
     def _send_all(self) -> None:
         """Send everything, for as long as the server is not away. The caller holds the lock."""
         while self._cut_short or self._bodies:
             session = self._producer()
+            if self._posted and self._collect(REPLY_PATIENCE):
+                continue
             if self._cut_short is None:
                 with self._mutex:
                     session.hold = self._places if self._reserves else -1

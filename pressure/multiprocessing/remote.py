@@ -16,18 +16,25 @@ from typing import Any, NamedTuple
 
 from pressure import flows, items, lifecycle
 from pressure.address import Address
-from pressure.core import Core, Settings
+from pressure.core import Ahead, Core, Settings
 from pressure.credentials import resolve_keys
-from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError, QueueEmptyError
+from pressure.errors import (
+    PayloadError,
+    QueueAlreadyExistsError,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+)
 from pressure.handle import Handle
 from pressure.keys import validate_name
 from pressure.link import Block, Flow, Link
 from pressure.multiprocessing import location
 from pressure.multiprocessing.caretaker import Caretaker
 from pressure.multiprocessing.location import Location
+from pressure.multiprocessing.waiting import may_wait, wait_for_one
+from pressure.pace import Pace
 from pressure.protocol import Status
 from pressure.session import Session
-from pressure.taker import Taker
 
 __all__ = ["Remote", "Size"]
 
@@ -41,7 +48,7 @@ only suspended shall find its queue again."""
 ROOM_WAIT = 1.0
 LOOK_AGAIN = 0.01
 CERTAINTY = 0.15
-"""How long (seconds) a look at the size waits for items and places that others hold for a moment."""
+"""How long (seconds) a look at the size waits for what others hold for a moment."""
 
 
 class Size(NamedTuple):
@@ -82,7 +89,8 @@ class Remote:
         self.core: Core[Link] = Core(where.name, where.prefix, _PICKLES, settings)
         self.core.learn(where.generation, where.bound)
         self.handle = Handle(self.core, address)
-        self._taker = Taker(self.handle)
+        self._pace = Pace()
+        self._expects_to_wait = False
         self.caretaker = Caretaker(self.core, self.handle, owner=creator and where.ttl is not None)
         self._finalizer = weakref.finalize(self, self.caretaker.abandon)
         # The interpreter's exit has hooks of its own.
@@ -145,13 +153,104 @@ class Remote:
         A fast consumer fetches several at a time; what it doesn't use is given back within 100 ms.
         Raises `QueueEmptyError`.
         """
-        return self._taker.get(until, ahead=True)
+        core = self.core
+        while True:
+            ahead = core.pop_ahead()
+            if ahead is not None:
+                obj = self._hand_out(ahead)
+            elif self._expects_to_wait:
+                obj = self._wait(until)
+            else:
+                obj = self._fetch(until)
+            if obj is not items.SKIPPED:
+                return obj
+
+    def _hand_out(self, ahead: Ahead[Link]) -> Any:
+        try:
+            obj = self._open(ahead.session, ahead.tag, ahead.item)
+            if obj is not items.SKIPPED:
+                ahead.session.pending.append((ahead.kind, ahead.tag))
+        except PayloadError:
+            raise
+        except BaseException:
+            ahead.session.stale = True
+            raise
+        finally:
+            self.core.moved(ahead)
+        if not self.core.buffer:
+            self.handle.keep_up()
+        return obj
+
+    def _fetch(self, until: float | None) -> Any:
+        """Take items, as many as the caller is quick; the first is returned."""
+        core, handle = self.core, self.handle
+        session = handle.acquire(taking=True)
+        try:
+            flow = items.fetch(core, session, self._pace.next_count(), until, ahead=True)
+            fetched = handle.run(flow, session, until)
+            if fetched is None:
+                raise QueueEmptyError(core.name)
+            if fetched.ahead:
+                self._pace.fetched()
+            self._expects_to_wait = not fetched.ahead
+            if fetched.obj is not items.SKIPPED:
+                session.pending.append((fetched.kind, fetched.tag))
+            return fetched.obj
+        except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError, PayloadError):
+            raise
+        except BaseException:
+            # Whatever was taken and did not reach the caller is found by the session's next use.
+            session.stale = session.stale or session.known
+            raise
+        finally:
+            handle.release(session)
+
+    def _wait(self, until: float | None) -> Any:
+        """Wait for one item; `SKIPPED` if it is time to try otherwise."""
+        core, handle = self.core, self.handle
+        session = handle.acquire(taking=True)
+        try:
+            if not may_wait(core, session, until):
+                self._expects_to_wait = False
+                return items.SKIPPED
+            item, left = wait_for_one(handle, session, until)
+            self._expects_to_wait = item is not None and left == 0
+            if item is None:
+                return items.SKIPPED
+            tag = core.tag_of(item)
+            obj = self._open(session, tag, item)
+            if obj is not items.SKIPPED:
+                session.pending.append(("g", tag))
+            return obj
+        except PayloadError:
+            raise
+        except BaseException:
+            session.stale = True
+            raise
+        finally:
+            handle.release(session)
+
+    def _open(self, session: Session[Link], tag: bytes, item: bytes) -> Any:
+        """The object of an item that a session holds, or `SKIPPED`. Raises `PayloadError`."""
+        codec = self.core.codec
+        assert codec is not None
+        try:
+            body = codec.open_plain(item)
+            if body is not None:
+                return pickle.loads(body)
+        except Exception:
+            # The long way says what is wrong with it.
+            pass
+        return self.handle.call_if_needed(items.open_item(self.core, session, tag, item))
 
     def put(self, body: bytes, until: float | None) -> bool:
         """Put one item; says whether there was room for it by `until`."""
         session = self.handle.acquire()
         try:
-            return self.handle.run(items.put_bodies(self.core, session, [body], until), session, until) == 1
+            return (
+                self.handle.run(items.put_bodies(self.core, session, [body], until), session, until)
+                == 1
+            )
         finally:
             self.handle.release(session)
 

@@ -16,6 +16,7 @@ from tests.aio.running import run
 
 Make = Callable[[int], Awaitable[Any]]
 
+
 class Awaited:
     """An `asyncio.Queue` all of whose methods can be awaited, as ours."""
 

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+
 import pytest
 
-from pressure import QueueClosedError, QueueDoesNotExistError, QueueEmptyError
+from pressure import (
+    PressureQueue,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+    Settings,
+    flows,
+)
 from pressure.flows import SLICE
 from pressure.protocol import Status
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
+from tests.support.processes import Child, at
 from tests.support.published import Closed
+from tests.support.waiting import eventually
+
+
+def lease_and_die(name: str, url: str, prefix: str) -> None:
+    settings = Settings(lease=0.5)
+    queue: PressureQueue[bytes] = PressureQueue(
+        name, url=url, prefix=prefix, codec="raw", settings=settings
+    )
+    queue.lease(LIMIT)
+    at("leased")
+
+
+def reap(queue: PressureQueue[bytes]) -> int:
+    return queue._handle.call(flows.reap_due(queue._core))
 
 
 class TestA015Producer:
@@ -86,14 +111,30 @@ class TestA015Consumer:
         with pytest.raises(Closed):
             getting.result(LIMIT)
 
-    def test_gets_what_our_dying_consumer_had_on_lease(self, old: Old, ours: Ours) -> None:
-        producer, dying, consumer = old(), ours(), old()
+    def test_gets_what_ours_had_on_lease_and_gave_back(self, old: Old, ours: Ours) -> None:
+        producer, leaving, consumer = old(), ours(), old()
         producer.create(0)
         producer.put(b"item")
-        dying.lease(LIMIT)
+        leaving.lease(LIMIT)
         getting = start(consumer.get)
-        dying.disconnect()
+        leaving.disconnect()
         assert getting.result(LIMIT) == b"item"
+
+    def test_gets_what_our_killed_consumer_held(
+        self, old: Old, ours: Ours, table: Table, url: str, spawn_child: Callable[..., Child]
+    ) -> None:
+        """As long as some client of 1.0 is there to notice."""
+        producer, consumer, alive = old(), old(), ours()
+        producer.create(1)
+        producer.put(b"item")
+        child = spawn_child(lease_and_die, alive.name, url, table.keys.prefix, kill_at=["leased"])
+        assert child.wait(LIMIT) == -signal.SIGKILL
+        getting = start(consumer.get)
+        reaping = start(lambda: eventually(lambda: reap(alive) > 0, LIMIT))
+        assert getting.result(LIMIT) == b"item"
+        assert reaping.result(LIMIT)
+        producer.put(b"next", LIMIT)
+        assert table.tokens() == (1, 1, 0)
 
 
 class TestOurConsumer:

@@ -12,6 +12,7 @@ from pressure import (
     QueueDoesNotExistError,
     QueueFullError,
     flows,
+    lifecycle,
 )
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.interop.test_roles import Hold
@@ -40,6 +41,13 @@ class TestCreate:
         assert theirs.get(LIMIT) == b"1"
         with pytest.raises(QueueAlreadyExistsError):
             mine.create(3)
+
+    def test_made_by_0_15_is_not_made_again(self, old: Old, ours: Ours, table: Table) -> None:
+        old().create(3)
+        with pytest.raises(QueueAlreadyExistsError):
+            ours().create(5)
+        assert not table.client.exists(table.keys.generation)
+        assert ours().maxsize == 3
 
     def test_made_by_ours_and_used_by_0_15(self, old: Old, ours: Ours, table: Table) -> None:
         theirs, mine = old(), ours()
@@ -209,7 +217,7 @@ class TestOurDelete:
     def test_does_not_wait_for_the_dead(
         self, old: Old, ours: Ours, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(flows, "TOKEN_PATIENCE", 0.2)
+        monkeypatch.setattr(lifecycle, "TOKEN_PATIENCE", 0.2)
         queue = ours()
         queue.create()
         with pytest.raises(Crash):

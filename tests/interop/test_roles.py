@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pressure import QueueClosedError, QueueInUseError, flows
+from pressure import QueueClosedError, QueueInUseError, lifecycle
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.support.published import STEPS, Crash, crash_at
+from tests.support.waiting import eventually
 
 
 class Hold:
@@ -62,7 +63,7 @@ class TestAHeldRole:
     def test_close_gives_up_in_the_end(
         self, old: Old, ours: Ours, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(flows, "TOKEN_PATIENCE", 0.2)
+        monkeypatch.setattr(lifecycle, "TOKEN_PATIENCE", 0.2)
         queue = ours()
         queue.create()
         with pytest.raises(Crash):
@@ -138,6 +139,20 @@ def steps(*operations: str) -> list[str]:
 
 
 class TestADeadHolder:
+    def test_is_named_in_a_warning(
+        self, old: Old, ours: Ours, table: Table, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = ours()
+        queue.create()
+        with pytest.raises(Crash):
+            old(client_id="host_4711", at=crash_at("put.open")).put(b"never")
+        putting = start(queue.put, b"item")
+        assert eventually(lambda: "break_role('producer')" in caplog.text, LIMIT)
+        assert "host_4711" in caplog.text
+        queue.break_role("producer")
+        putting.result(LIMIT)
+        assert len(caplog.records) == 1
+
     def test_break_role_frees_whoever_waits(self, old: Old, ours: Ours, table: Table) -> None:
         queue = ours()
         queue.create()

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("queue", ("queue", "queue_*", "aio")),
     ("server", ("server", "server_*")),
     ("executor", ("executor", "executor.*")),
-    ("shims", ("multiprocessing", "multiprocessing.*")),
+    ("shims", ("multiprocessing", "multiprocessing.*", "joblib")),
     ("surface", ("cli", "cli.*", "__init__", "__main__")),
 )
 

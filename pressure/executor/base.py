@@ -1,0 +1,161 @@
+"""What all executors have in common: `submit`, `map`, and options."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from pressure.executor.futures import TaskFuture
+from pressure.executor.mapping import chunks, results, run_chunk
+from pressure.executor.options import Options
+from pressure.executor.progress import load, shown, total_of
+from pressure.executor.sharing import Shared
+from pressure.executor.statistics import ExecutorStats
+
+__all__ = ["OptionsView", "TaskExecutor"]
+
+T = TypeVar("T")
+
+
+class TaskExecutor(Executor):
+    """The methods are `concurrent.futures.Executor`'s, and take the same arguments."""
+
+    _options: Options
+
+    @abstractmethod
+    def _submit(
+        self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
+    ) -> TaskFuture: ...
+
+    @abstractmethod
+    def _terminate(self, future: TaskFuture, grace: float) -> bool: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """As `Executor.submit`; no keyword is reserved.
+
+        Arguments are pickled now. What can't be pickled is the future's exception, as with
+        `ProcessPoolExecutor`. Raises `RuntimeError` after `shutdown`.
+        """
+        return self._submit(fn, args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """As `Executor.map`: results in order; the error of a call is raised at its place.
+
+        `chunksize` calls travel as one task, and options hold for that. With `buffersize` (as in
+        Python 3.14) at most so many tasks are submitted and not yet yielded, so that the iterables
+        may be endless. `timeout` (seconds, from now) raises `TimeoutError`. `progress` shows a bar
+        that counts the results as they are yielded (by tqdm, in a terminal or a notebook).
+        """
+        bar = load() if progress else None
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables, strict=False)
+        if chunksize == 1:
+            submitted = (self.submit(fn, *args) for args in calls)
+        else:
+            submitted = (self.submit(run_chunk, fn, chunk) for chunk in chunks(calls, chunksize))
+        futures = deque(itertools.islice(submitted, buffersize))
+        outcome = results(futures, submitted, deadline)
+        if chunksize > 1:
+            outcome = itertools.chain.from_iterable(outcome)
+        return outcome if bar is None else shown(outcome, total_of(iterables), bar)
+
+    def share(self, obj: T) -> Shared[T]:
+        """Send a large object once, for many tasks.
+
+        What is returned stands for it in the arguments of this executor's tasks, which get the
+        object as it is now. It is one object for all tasks in a worker process: they must not
+        change it; NumPy arrays in it are read-only. `release()` it, or use it in a `with` block;
+        it goes by itself when nothing refers to it any more, or with the executor.
+
+        Raises what pickling raises, `RuntimeError` after `shutdown`, and what the server refuses.
+        """
+        raise NotImplementedError
+
+    def stats(self) -> ExecutorStats:
+        """How many tasks wait, run, and are done, and who has run them."""
+        raise NotImplementedError
+
+    def options(self, **settings: Any) -> OptionsView:
+        """This executor, with other settings for the tasks that are submitted through it:
+        `max_deliveries`, `timeout`, `grace`, `retries`, `retry_for`, `backoff`; see `Options`.
+
+        The view has `submit` and `map`, and is an `Executor` itself. Raises `TypeError` and
+        `ValueError` for what makes no sense.
+        """
+        return OptionsView(self, self._options.but(settings))
+
+    def terminate(self, future: TaskFuture) -> bool:
+        """End a task of this executor, also while it runs, on whatever machine.
+
+        What has not begun is cancelled. Inside a running task `TaskTerminatedError` is raised, and
+        that is its future's exception then. A task that doesn't end within the option `grace` is
+        ended with its worker process, which is replaced.
+
+        Returns False if the task is done, else True, without waiting for the end: a task that
+        can't be found in time is ended when it starts. Nothing that was terminated is retried.
+        """
+        if not isinstance(future, TaskFuture):
+            raise TypeError(f"terminate needs a future of this executor, not {future!r}")
+        return self._terminate(future, self._options.grace)
+
+
+class OptionsView(TaskExecutor):
+    """What `options` returns: the same executor, whose `submit` and `map` give each task these
+    options. It can't be changed; its `options` makes another one."""
+
+    _executor: TaskExecutor
+
+    def __init__(self, executor: TaskExecutor, options: Options) -> None:
+        object.__setattr__(self, "_executor", executor)
+        object.__setattr__(self, "_options", options)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a view of an executor can't be changed; options() makes another one")
+
+    def __repr__(self) -> str:
+        return f"<{self._executor!r} with {self._options}>"
+
+    def options(self, **settings: Any) -> OptionsView:
+        """These options with some changed, see `Options`."""
+        return OptionsView(self._executor, self._options.but(settings))
+
+    def _submit(
+        self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
+    ) -> TaskFuture:
+        return self._executor._submit(fn, args, kwargs, options)
+
+    def _terminate(self, future: TaskFuture, grace: float) -> bool:
+        return self._executor._terminate(future, grace)
+
+    def share(self, obj: T) -> Shared[T]:
+        return self._executor.share(obj)
+
+    def stats(self) -> ExecutorStats:
+        return self._executor.stats()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut down the executor itself."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    @property
+    def _max_workers(self) -> int | None:
+        return getattr(self._executor, "_max_workers", None)

@@ -1,0 +1,68 @@
+"""The client's side of `terminate`: who has to be told that a task is to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from pressure.channel import Channel
+from pressure.errors import PressureError
+from pressure.executor.warden import pack_order
+
+__all__ = ["Ending"]
+
+log = logging.getLogger("pressure.executor")
+
+
+class Ending:
+    """Knows which supervisors look after the tasks that run, and sends them orders.
+
+    A task that is wanted before it is known to run is ended when it starts. So is one that runs
+    again since its worker died meanwhile.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._supervisors: dict[bytes, bytes] = {}
+        self._wanted: dict[bytes, float] = {}
+        self._due: list[bytes] = []
+
+    def started(self, task_id: bytes, supervisor: bytes) -> None:
+        """A worker of this supervisor runs the task. Quick: it only notes what `send` is to do."""
+        with self._lock:
+            self._supervisors[task_id] = supervisor
+            if task_id in self._wanted:
+                self._due.append(task_id)
+
+    def want(self, task_id: bytes, grace: float) -> bool:
+        """The task is to end, within `grace` seconds. Returns whether it is known to run."""
+        with self._lock:
+            self._wanted[task_id] = grace
+            if task_id not in self._supervisors:
+                return False
+            self._due.append(task_id)
+            return True
+
+    def over(self, task_id: bytes) -> None:
+        """The task is done."""
+        if self._supervisors or self._wanted:
+            with self._lock:
+                self._supervisors.pop(task_id, None)
+                self._wanted.pop(task_id, None)
+
+    def send(self) -> None:
+        """Send the orders that are due."""
+        while self._due:
+            with self._lock:
+                if not self._due:
+                    return
+                task_id = self._due.pop()
+                supervisor = self._supervisors.get(task_id, b"")
+                grace = self._wanted.get(task_id, 0.0)
+            if not supervisor:
+                continue
+            try:
+                self._channel.notify(supervisor, task_id, pack_order(grace))
+            except PressureError as exc:
+                log.warning("task %s can't be ended: %s", task_id.hex(), exc)

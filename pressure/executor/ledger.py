@@ -1,0 +1,256 @@
+"""What a client has submitted and not yet heard the end of.
+
+    add ──> unsent ──next_batch──> sending ──delivered──> sent ──take──> (answered)
+
+What was sent is kept, so that it can be sent again if the server loses it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from pressure.channel import Record
+from pressure.executor.answers import Needed, PendingTask
+
+__all__ = ["Batch", "Ledger"]
+
+
+class Batch(NamedTuple):
+    """What is sent at once. `losses` is how often the server had lost everything until then."""
+
+    records: list[Record]
+    needs: list[Needed]
+    losses: int
+
+
+class Ledger:
+    """Thread-safe; the condition guards all of it. `sent` contains `sending`."""
+
+    def __init__(self, window: int, most: int, max_pending: int | None) -> None:
+        self._window = window
+        self._most = most
+        self._max_pending = max_pending
+        lock = threading.Lock()
+        self.condition = threading.Condition(lock)
+        """Notified when the sender has something to do, or is done with something."""
+        self._room = threading.Condition(lock)
+        self.tasks: dict[bytes, PendingTask] = {}
+        self.sent: set[bytes] = set()
+        self.sending: set[bytes] = set()
+        self.losses = 0
+        self.refused = 0
+        self.finishing = False
+        self.failure: BaseException | None = None
+        self._unsent: deque[bytes] = deque()
+        self._idle = False
+        self._recalls = 0
+
+    def is_done(self) -> bool:
+        return self.failure is not None or (self.finishing and not self.tasks)
+
+    # Tasks out
+
+    def add(self, task_id: bytes, task: PendingTask, *, may_wait: bool) -> bool:
+        """Have a task sent soon; waits while there are too many if it `may_wait`. False if no more
+        can be taken: there is a `failure`, or the end was announced."""
+        with self.condition:
+            if self._max_pending is not None and may_wait:
+                while len(self.tasks) >= self._max_pending and not self._is_over():
+                    self._room.wait()
+            if self._is_over():
+                return False
+            self.tasks[task_id] = task
+            self._unsent.append(task_id)
+            if self._idle:
+                self._idle = False
+                self.condition.notify_all()
+            return True
+
+    def _is_over(self) -> bool:
+        return self.finishing or self.failure is not None
+
+    def next_batch(self) -> Batch | None:
+        """What is to be sent next, once there is something; None at the end."""
+        with self.condition:
+            while True:
+                if self.is_done():
+                    return None
+                room = min(self._most, self._window - len(self.sent))
+                if self._unsent and room > 0 and not self._recalls:
+                    batch = self._take(room)
+                    if batch.records:
+                        return batch
+                    continue
+                self._idle = True
+                self.condition.wait()
+
+    def _take(self, room: int) -> Batch:
+        records: list[Record] = []
+        needs: list[Needed] = []
+        while self._unsent and len(records) < room:
+            task_id = self._unsent.popleft()
+            task = self.tasks.get(task_id)
+            if task is not None:
+                records.append(Record(task_id, task.record, task.options.max_deliveries))
+                needs += task.needs
+                self.sent.add(task_id)
+                self.sending.add(task_id)
+        return Batch(records, needs, self.losses)
+
+    def delivered(self, batch: Batch, accepted: int, number: int) -> list[PendingTask]:
+        """The first `accepted` of a batch are in the queue, by put `number`; the rest is to be sent
+        again. Returns those that were lost meanwhile and must not be sent twice."""
+        with self.condition:
+            ids = [record.id for record in batch.records]
+            self.sending.clear()
+            there: Iterable[bytes] = ids[:accepted]
+            lost: list[PendingTask] = []
+            if self.losses != batch.losses:
+                lost = self._lose(there)
+                there = ()
+            for task_id in there:
+                task = self.tasks.get(task_id)
+                if task is not None:
+                    task.number = number
+            for task_id in reversed(ids[accepted:]):
+                self._unsend(task_id)
+            self.condition.notify_all()
+            return lost
+
+    def _unsend(self, task_id: bytes) -> None:
+        self.sent.discard(task_id)
+        if task_id in self.tasks:
+            self._unsent.appendleft(task_id)
+
+    # Losses
+
+    def in_queue(self) -> tuple[int, dict[bytes, int]]:
+        """How often everything was lost, and by which put each task came that is now there."""
+        with self.condition:
+            there = self.sent - self.sending
+            return self.losses, {
+                task_id: self.tasks[task_id].number for task_id in there if task_id in self.tasks
+            }
+
+    def lose_all(self, losses: int) -> list[PendingTask] | None:
+        """The server has lost all that was sent: it is sent again. Returns what must not be. None if
+        that was known: `losses` is how many there were when the caller noticed."""
+        with self.condition:
+            if self.losses != losses:
+                return None
+            self.losses += 1
+            lost = self._lose(sorted(self.sent - self.sending))
+            self.condition.notify_all()
+            return lost
+
+    def lose(self, task_ids: Collection[bytes], losses: int) -> list[PendingTask]:
+        """The server has lost these."""
+        with self.condition:
+            if self.losses != losses:
+                return []
+            lost = self._lose(sorted(self.sent.intersection(task_ids) - self.sending))
+            self.condition.notify_all()
+            return lost
+
+    def _lose(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+        lost = []
+        again = []
+        for task_id in task_ids:
+            self.sent.discard(task_id)
+            task = self.tasks.get(task_id)
+            if task is None:
+                continue
+            if task.options.max_deliveries == 1:
+                lost.append(self.tasks.pop(task_id))
+            else:
+                again.append(task_id)
+        self._unsent.extendleft(reversed(again))
+        return lost
+
+    # Answers in
+
+    def again(self, task_id: bytes) -> None:
+        """Send a task once more that was answered, unless it was taken back or failed since."""
+        with self.condition:
+            if task_id in self.tasks and task_id not in self.sent:
+                self._unsent.append(task_id)
+                self._idle = False
+                self.condition.notify_all()
+
+    def take(self, task_id: bytes) -> PendingTask | None:
+        """A task is over. Call with the condition held, and `settled` after a number of these."""
+        self.sent.discard(task_id)
+        return self.tasks.pop(task_id, None)
+
+    def settled(self) -> None:
+        if self._idle and (self._unsent or not self.tasks):
+            self._idle = False
+            self.condition.notify_all()
+        if self._max_pending is not None:
+            self._room.notify_all()
+
+    # Taking back
+
+    def recall(
+        self, task_ids: Iterable[bytes], unblock: Callable[[], None], patience: float
+    ) -> tuple[list[PendingTask], list[bytes]]:
+        """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
+        ends a send that waits for room."""
+        with self.condition:
+            wanted = [task_id for task_id in task_ids if task_id in self.tasks]
+            self._recalls += 1
+            try:
+                if not self.sending.isdisjoint(wanted):
+                    self.condition.wait_for(lambda: not self.sending, min(0.05, patience))
+                if not self.sending.isdisjoint(wanted):
+                    self.condition.release()
+                    try:
+                        unblock()
+                    finally:
+                        self.condition.acquire()
+                    self.condition.wait_for(lambda: not self.sending, patience)
+                sent = [task_id for task_id in wanted if task_id in self.sent]
+                taken = [
+                    self.tasks.pop(task_id)
+                    for task_id in wanted
+                    if task_id in self.tasks and task_id not in self.sent
+                ]
+            finally:
+                self._recalls -= 1
+                self._idle = False
+                self.condition.notify_all()
+                self._room.notify_all()
+            return taken, sent
+
+    def forget(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+        """These are over."""
+        with self.condition:
+            taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
+            self.condition.notify_all()
+            self._room.notify_all()
+            return taken
+
+    # The end
+
+    def finish(self) -> None:
+        """No more tasks will be added."""
+        with self.condition:
+            self.finishing = True
+            self.condition.notify_all()
+            self._room.notify_all()
+
+    def fail(self, exc: BaseException) -> list[PendingTask]:
+        """Nothing more can be done. Returns all tasks."""
+        with self.condition:
+            self.failure = self.failure or exc
+            tasks = list(self.tasks.values())
+            self.tasks.clear()
+            self.sent.clear()
+            self.sending.clear()
+            self._unsent.clear()
+            self.condition.notify_all()
+            self._room.notify_all()
+            return tasks

@@ -1,0 +1,44 @@
+"""What came of a task, as it travels: never something that its client could not read."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any
+
+from pressure.executor import pickling
+from pressure.executor.payloads import Packed
+from pressure.executor.records import Kind
+
+__all__ = ["broken", "pack_exception", "pack_result", "say"]
+
+
+def pack_result(result: Any) -> tuple[Kind, bytes | Packed]:
+    try:
+        return Kind.RESULT, pickling.dumps_result(result)
+    except pickling.NotReadable as exc:
+        return broken(f"the result cannot travel: {exc}")
+    except BaseException as exc:
+        return pack_exception(exc)
+
+
+def pack_exception(exc: BaseException) -> tuple[Kind, bytes | Packed]:
+    """An exception with its traceback as text; of one that does not pickle, what can be said."""
+    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    try:
+        data = pickling.in_one_piece(pickling.dumps_result(exc.with_traceback(None)))
+        return Kind.ERROR, pickling.in_one_piece(pickling.dumps((text, data)))
+    except BaseException as failure:
+        return broken(f"the task raised {say(exc)}, which cannot travel: {say(failure)}", text)
+
+
+def broken(error: str, text: str = "") -> tuple[Kind, bytes]:
+    """There is an outcome, and it can't be had."""
+    return Kind.BROKEN, json.dumps({"error": error, "traceback": text}).encode()
+
+
+def say(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:
+        return type(exc).__name__

@@ -1,0 +1,133 @@
+"""Pickles as they travel: what is large beside them, what must fit the reader's Python marked.
+
+The first byte tells which kind it is: 0x80 begins a pickle as it is; `V` comes before one that
+holds code by value, with the Python version that can run it; `B` before one whose large buffers (of
+a NumPy array, say) follow out of band, each aligned, so that no one copies them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pressure.content import ALIGNMENT, Buffer, Content, copy_of
+
+__all__ = ["Packed", "PythonVersionError", "aside", "joined", "loads", "marked"]
+
+LARGE = 64 * 1024
+"""From this size on a buffer goes out of band, and a body is no longer copied together. Bodies of
+this size are received into memory of their own, so that what is made of a buffer is writable."""
+_PICKLE = 0x80
+_BY_VALUE = b"V"
+_BUFFERS = b"B"
+_HEAD = struct.Struct(">cIQ")
+_ENTRY = struct.Struct(">QQ?")
+_HERE = bytes(sys.version_info[:2])
+
+
+class PythonVersionError(ValueError):
+    """Code that was sent by value comes from another version of Python."""
+
+
+class Packed:
+    """A pickle, and the buffers that belong to it."""
+
+    __slots__ = ("buffers", "data")
+
+    def __init__(self, data: bytes, buffers: list[memoryview]) -> None:
+        self.data = data
+        self.buffers = buffers
+
+    def __len__(self) -> int:
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def settled(self) -> Packed:
+        """One that later changes of the objects don't reach."""
+        copies = []
+        for buffer in self.buffers:
+            copy = copy_of(buffer)
+            copies.append(copy.toreadonly() if buffer.readonly else copy)
+        return Packed(self.data, copies)
+
+    def content(self, head: bytes) -> Content:
+        """As it travels, after `head`."""
+        parts: list[Buffer] = []
+        table = []
+        at = len(head) + _HEAD.size + _ENTRY.size * len(self.buffers) + len(self.data)
+        for buffer in self.buffers:
+            padding = -at % ALIGNMENT
+            at += padding
+            table.append(_ENTRY.pack(at - len(head), buffer.nbytes, buffer.readonly))
+            parts += (bytes(padding), buffer)
+            at += buffer.nbytes
+        start = _HEAD.pack(_BUFFERS, len(self.buffers), len(self.data))
+        return Content([b"".join((head, start, *table, self.data)), *parts])
+
+    def load(self) -> Any:
+        """The object again; its buffers are shared with the first one."""
+        return pickle.loads(_unmarked(self.data), buffers=self.buffers)
+
+
+def aside(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A `buffer_callback` that puts large buffers there, and leaves the others in the pickle."""
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if raw.nbytes < LARGE:
+            return True
+        buffers.append(raw)
+        return False
+
+    return take
+
+
+def joined(head: bytes, payload: bytes | Packed) -> bytes | Content:
+    """A record: its head, and its payload."""
+    if type(payload) is Packed:
+        return payload.content(head)
+    assert type(payload) is bytes
+    return head + payload if len(payload) < LARGE else Content([head, payload])
+
+
+def marked(data: bytes) -> bytes:
+    """A pickle that holds code by value, which only this version of Python can run."""
+    return _BY_VALUE + _HERE + data
+
+
+def _unmarked(data: Buffer) -> Buffer:
+    if data[0] == _PICKLE:
+        return data
+    view = memoryview(data)
+    if view[:1] != _BY_VALUE:
+        raise ValueError("it is no pickle")
+    if view[1:3] != _HERE:
+        theirs, ours = ("{}.{}".format(*version) for version in (view[1:3], _HERE))
+        raise PythonVersionError(
+            f"it holds code by value that was made by Python {theirs}, and this is Python {ours}: "
+            "run the same version on both sides, or move the code to a module that is installed "
+            "on both"
+        )
+    return view[3:]
+
+
+def loads(data: Buffer) -> Any:
+    """What was pickled. Raises what unpickling raises, and `PythonVersionError`."""
+    if data[0] == _PICKLE:
+        return pickle.loads(data)
+    if data[:1] != _BUFFERS:
+        return pickle.loads(_unmarked(data))
+    view = memoryview(data)
+    _, count, length = _HEAD.unpack_from(view)
+    start = _HEAD.size + _ENTRY.size * count
+    buffers = []
+    for index in range(count):
+        offset, size, readonly = _ENTRY.unpack_from(view, _HEAD.size + _ENTRY.size * index)
+        buffer = view[offset : offset + size]
+        buffers.append(buffer.toreadonly() if readonly else buffer)
+    return pickle.loads(_unmarked(view[start : start + length]), buffers=buffers)

@@ -1,0 +1,173 @@
+"""Large arguments that many tasks share: sent once, and kept by each worker.
+
+    share(obj) ──> Shelf ──store──> beside the reply queue ──fetch, once──> Library of each worker
+
+What travels with a task is only the digest. The blob is removed when neither the handle nor a task
+that uses it is left, at the latest with the reply queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from pressure.blobs import CHUNK_BYTES
+from pressure.channel import Channel
+from pressure.content import Content
+from pressure.errors import PressureError
+from pressure.executor import pickling
+from pressure.executor.payloads import joined
+
+__all__ = ["Entry", "Shared", "Shelf", "serve", "shared_value"]
+
+T = TypeVar("T")
+DIGEST_BYTES = 16
+_pickling = threading.local()
+log = logging.getLogger("pressure.executor")
+_serving: list[Callable[[bytes, bytes], Any]] = []
+
+
+class Entry:
+    """Something on the shelf. It stays while anybody has this object."""
+
+    __slots__ = ("__weakref__", "client_id", "data", "digest")
+
+    def __init__(self, client_id: bytes, digest: bytes, content: Content) -> None:
+        self.client_id = client_id
+        self.digest = digest
+        self.data = content
+
+
+class Shared(Generic[T]):
+    """Stands for an object in the arguments of tasks; the task gets the object itself.
+
+    It may stand anywhere in them. All tasks that run in one worker process get the same object, so
+    they must not change it; arrays in it are read-only. `release` (or the end of a `with` block)
+    lets the server and this process forget it as soon as no submitted task needs it any more.
+    """
+
+    __slots__ = ("_entry", "_shelf")
+
+    def __init__(self, shelf: Shelf, entry: Entry) -> None:
+        self._shelf = shelf
+        self._entry: Entry | None = entry
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes were sent."""
+        return 0 if self._entry is None else len(self._entry.data)
+
+    def release(self) -> None:
+        """Tasks that are submitted from now on can't use it."""
+        self._entry = None
+        self._shelf.tidy()
+
+    def __enter__(self) -> Shared[T]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[Callable[[bytes, bytes], Any], tuple[bytes, bytes]]:
+        entry = self._entry
+        if entry is None:
+            raise ValueError("the shared object was released")
+        under_way = getattr(_pickling, "under_way", None)
+        if under_way is None or self._shelf.client_id != under_way[0]:
+            raise ValueError("a shared object can be pickled only for tasks of its own executor")
+        under_way[1].append(entry)
+        return shared_value, (entry.client_id, entry.digest)
+
+    def __repr__(self) -> str:
+        state = "released" if self._entry is None else f"{len(self._entry.data):,} bytes"
+        return f"<Shared {state}>"
+
+
+class Shelf:
+    """What a client keeps beside its reply queue because it is shared.
+
+    All of it is kept here, too: tasks that are sent again after the server lost its data bring it
+    along (see `PendingTask.needs`). `stored` has the digests of what is at the server.
+    """
+
+    def __init__(self, reply: Channel, stored: set[bytes]) -> None:
+        self._reply = reply
+        self._stored = stored
+        self.client_id = reply.client_id
+        self.used = False
+        """Whether anything was shared yet: only then `pickled` has anything to do."""
+        self._lock = threading.Lock()
+        self._entries: weakref.WeakValueDictionary[bytes, Entry] = weakref.WeakValueDictionary()
+        self._dropped: deque[bytes] = deque()
+
+    def share(self, obj: T) -> Shared[T]:
+        """Send an object as it is now. Raises what pickling raises, and what the server refuses."""
+        content = joined(b"", pickling.dumps(obj))
+        if isinstance(content, bytes):
+            content = Content([content])
+        self._reply.core.check_size(content)
+        hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for piece in content.pieces(CHUNK_BYTES):
+            hashed.update(piece)
+        digest = hashed.digest()
+        self.used = True
+        self.tidy()
+        with self._lock:
+            entry = self._entries.get(digest)
+            if entry is None:
+                entry = Entry(self.client_id, digest, content)
+                self._reply.store(digest, content)
+                self._stored.add(digest)
+                self._entries[digest] = entry
+                weakref.finalize(entry, self._dropped.append, digest).atexit = False
+        return Shared(self, entry)
+
+    def pickled(self, obj: Any) -> tuple[Any, tuple[Entry, ...]]:
+        """`pickling.dumps(obj)`, and the shared objects in it, which must stay until it is used."""
+        entries: list[Entry] = []
+        _pickling.under_way = self.client_id, entries
+        try:
+            return pickling.dumps(obj), tuple(entries)
+        finally:
+            _pickling.under_way = None
+
+    def tidy(self) -> None:
+        """Remove from the server what nobody needs any more."""
+        while self._dropped:
+            with self._lock:
+                try:
+                    digest = self._dropped.popleft()
+                except IndexError:
+                    return
+                if digest in self._entries:
+                    # It was shared again meanwhile.
+                    continue
+                self._stored.discard(digest)
+                try:
+                    self._reply.unstore(digest)
+                except PressureError as exc:
+                    log.debug("what was shared stays as long as the reply queue: %s", exc)
+                    return
+
+
+def serve(find: Callable[[bytes, bytes], Any]) -> None:
+    """From now on, this process runs tasks: `find` gets the object of a client and a digest."""
+    _serving[:] = [find]
+
+
+def shared_value(client_id: bytes, digest: bytes) -> Any:
+    """What stands in a pickle for a shared object."""
+    if not _serving:
+        raise LookupError("a shared object can be had only inside a task")
+    return _serving[0](client_id, digest)

@@ -1,0 +1,66 @@
+"""How an executor is getting on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pressure.executor.futures import TaskFuture
+from pressure.executor.records import Answer, Kind
+
+__all__ = ["ExecutorStats", "Tally"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStats:
+    """What `stats` returns.
+
+    Attributes:
+        pending: tasks that wait here to be sent.
+        queued: tasks that were sent, and of which it is not known that they run.
+        running: tasks that have been running for longer than a moment.
+        done: tasks that ended with a result.
+        failed: tasks that ended with an error, or could not be submitted.
+        cancelled: tasks that were cancelled before they began.
+        workers: the worker processes (`host:pid`) that have sent answers.
+        queue_depth: tasks of all clients that wait in the queue; None if the server can't say.
+    """
+
+    pending: int
+    queued: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    workers: frozenset[str]
+    queue_depth: int | None
+
+
+class Tally:
+    """What became of tasks so far."""
+
+    __slots__ = ("cancelled", "done", "failed", "workers")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.workers: set[bytes] = set()
+
+    def answered(self, answer: Answer) -> None:
+        """A task has ended with this."""
+        self.workers.add(answer.worker)
+        if answer.kind == Kind.RESULT:
+            self.done += 1
+        else:
+            self.failed += 1
+
+    def ended(self, future: TaskFuture) -> None:
+        """A task has ended with what its future has."""
+        if future._answered is not None:
+            self.workers.add(future._answered[3])
+        if future.cancelled():
+            self.cancelled += 1
+        elif future.exception() is None:
+            self.done += 1
+        else:
+            self.failed += 1

@@ -1,0 +1,228 @@
+"""What does a pool's work: an executor, the jobs under way, and the threads that feed `imap`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from pressure.executor.client import RedisExecutor
+from pressure.multiprocessing.calls import Outcome, pack_chunk, pack_function, run, unpack_outcome
+from pressure.multiprocessing.results import IMapIterator, Job, MapResult
+
+__all__ = ["PoolExecutor", "Staff"]
+
+PATIENCE = 5.0
+"""How long (seconds) `terminate` waits for killed processes to be gone."""
+
+
+class PoolExecutor(RedisExecutor):
+    """The executor of a pool."""
+
+    # As multiprocessing.Pool does.
+    _replaces_forked = True
+
+    def start(self) -> None:
+        """Start the processes now: the initializer is to run even if no call comes."""
+        self._engine.start()
+
+    def abandon(self, error: BaseException) -> None:
+        """Kill the local processes, and give all futures the error. Doesn't wait."""
+        self._shutdown = True
+        self._engine.abandon(error)
+
+    def wait(self, timeout: float) -> None:
+        """After `abandon`: wait until everything is gone."""
+        self._engine.wait(timeout)
+
+
+class Staff:
+    """Does a pool's work. Nothing here refers to the pool, so that one may be collected: only the
+    jobs do, while they are under way."""
+
+    def __init__(self, executor: PoolExecutor, *, local: bool) -> None:
+        self.executor = executor
+        self.local = local
+        self._pid = os.getpid()
+        # Reentrant: a collection in here may end another job's or pool's life.
+        self._condition = threading.Condition(threading.RLock())
+        # Guarded by the condition:
+        self._jobs: set[Job] = set()
+        self._feeders = 0
+        self._closed = False
+        self._terminated = False
+        _working.add(self)
+
+    def is_mine(self) -> bool:
+        """Whether this is the process that made the pool."""
+        return self._pid == os.getpid()
+
+    def watch(self, job: Job) -> None:
+        """A job begins. Raises `ValueError` after `close` and `terminate`."""
+        with self._condition:
+            if self._closed or self._terminated:
+                raise ValueError("Pool not running")
+            self._jobs.add(job)
+
+    def forget(self, job: Job) -> None:
+        """A job is complete."""
+        with self._condition:
+            self._jobs.discard(job)
+
+    def send(self, job: Job, index: int, pack: Callable[[], bytes]) -> None:
+        """Send a call. What can't be pickled is the outcome of that call."""
+        try:
+            future = self.executor.submit(run, pack(), self.local)
+        except Exception as exc:
+            job.put(index, (False, exc))
+        else:
+            future.add_done_callback(lambda done: job.put(index, _outcome(done)))
+
+    def send_chunks(
+        self,
+        job: MapResult,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        size: int,
+        count: int,
+        *,
+        starred: bool,
+    ) -> None:
+        """Send the `count` chunks of a `map`."""
+        sent = 0
+        left: Outcome = (True, [])
+        try:
+            function = pack_function(func, local=self.local)
+            items = iter(iterable)
+            while sent < count and (chunk := tuple(itertools.islice(items, size))):
+                self._send_chunk(job, sent, function, chunk, starred=starred)
+                sent += 1
+        except Exception as exc:
+            left = (False, exc)
+        if sent < count:
+            # The iterable failed, or was shorter than it had said.
+            job.put(sent, left, chunks=count - sent)
+
+    def _send_chunk(
+        self, job: Job, index: int, function: bytes, chunk: tuple[Any, ...], *, starred: bool
+    ) -> None:
+        local = self.local
+        self.send(job, index, lambda: pack_chunk(function, chunk, starred=starred, local=local))
+
+    def feed(
+        self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
+    ) -> None:
+        """Send the calls of an `imap` from a thread of its own, since its iterable may block."""
+        with self._condition:
+            self._feeders += 1
+        thread = threading.Thread(
+            target=self._feed, args=(job, func, iterable, size), name="pressure feeder", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            self._fed()
+            self.forget(job)
+            raise
+
+    def _feed(
+        self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
+    ) -> None:
+        count = 0
+        error: BaseException | None = None
+        try:
+            function = pack_function(func, local=self.local)
+            items = iter(iterable)
+            while job.wait_for_room():
+                chunk = tuple(itertools.islice(items, size))
+                if not chunk:
+                    break
+                self._send_chunk(job, count, function, chunk, starred=False)
+                count += 1
+                # The iterable may block for long: keep nothing alive meanwhile.
+                del chunk
+        except Exception as exc:
+            error = exc
+        finally:
+            job.end(count, error)
+            del job, error
+            self._fed()
+
+    def _fed(self) -> None:
+        with self._condition:
+            self._feeders -= 1
+            finished = self._closed and not self._feeders
+            self._condition.notify_all()
+        if finished:
+            self.executor.shutdown(wait=False)
+
+    def close(self) -> None:
+        """No more jobs will come."""
+        with self._condition:
+            self._closed = True
+            finished = not self._feeders
+        if finished:
+            self.executor.shutdown(wait=False)
+
+    def join(self) -> None:
+        """After `close` or `terminate`: wait until all is done and the processes are gone."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._feeders or self._terminated)
+        self.executor.shutdown(wait=True)
+        _working.discard(self)
+
+    def terminate(self) -> None:
+        """Kill what runs and drop what waits. Doesn't wait."""
+        with self._condition:
+            self._terminated = True
+            jobs, self._jobs = self._jobs, set()
+            self._condition.notify_all()
+        _working.discard(self)
+        error = CancelledError("the pool was terminated")
+        for job in jobs:
+            job.abandon(error)
+        self.executor.abandon(error)
+
+    def wait(self) -> None:
+        """After `terminate`: wait, for a bounded time, until the processes are gone."""
+        self.executor.wait(PATIENCE)
+
+    def release(self) -> None:
+        """The pool was collected. That happens in any thread, whatever locks it holds, so the work
+        is done in another one."""
+        try:
+            threading.Thread(target=self.terminate, name="pressure end", daemon=True).start()
+        except RuntimeError:
+            # The interpreter is ending, and has no other threads any more.
+            self.terminate()
+
+
+def _outcome(future: Future[bytes]) -> Outcome:
+    try:
+        return unpack_outcome(future.result(0))
+    except BaseException as exc:
+        return False, exc
+
+
+_working: set[Staff] = set()
+
+
+def _at_exit() -> None:
+    """A pool that is still at work does not hold up the interpreter's exit: as in the standard
+    library it is terminated."""
+    for staff in list(_working):
+        staff.terminate()
+
+
+def _after_fork() -> None:
+    # The parent's pools are the parent's to end.
+    _working.clear()
+
+
+# This module is imported after the executor, whose own hook waits for its work: so this one, which
+# ends that work, is called first.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_after_fork)

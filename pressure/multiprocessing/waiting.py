@@ -1,0 +1,106 @@
+"""How to wait for one item at the cost of one round trip.
+
+`pressure.flows.take` asks first, then blocks, then settles. Where items come one by one, and each
+is waited for, this doesn't ask; it acknowledges, blocks and settles with commands that are sent at
+once, and that the server carries out when their time comes. Whatever doesn't go smoothly is left
+to `take`, which finds all that this way may have brought. Nobody can wake such a wait when the
+queue is closed or deleted: it ends by itself within two seconds, and `take` says why.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+from pressure import flows
+from pressure.core import Core
+from pressure.errors import PressureError
+from pressure.handle import Handle
+from pressure.link import BLOCK_MARGIN, Link
+from pressure.protocol import Command, Status
+from pressure.retry import Broken
+from pressure.scripts import SCRIPTS
+from pressure.session import Session
+
+__all__ = ["Arrival", "may_wait", "wait_for_one"]
+
+LEAST = 0.02
+"""Shorter waits (seconds) are not worth it."""
+
+
+class Arrival(NamedTuple):
+    """What came, if anything, and how many more are there."""
+
+    item: bytes | None
+    left: int
+
+
+NOTHING = Arrival(None, 0)
+
+
+def may_wait(core: Core[Link], session: Session[Link], until: float | None) -> bool:
+    """Whether the session is in a state for `wait_for_one`: known, connected, and empty-handed."""
+    return (
+        session.known
+        and not session.stale
+        and bool(session.link.waiter)
+        and not session.leased
+        and not session.opening
+        and not core.buffer
+        and bool(core.generation)
+        and (until is None or until - time.monotonic() > LEAST)
+    )
+
+
+def wait_for_one(handle: Handle, session: Session[Link], until: float | None) -> Arrival:
+    """Block until an item comes, a while passes, or the deadline does (monotonic). If nothing came,
+    ask `take`: it may know why."""
+    core, link = handle.core, session.link
+    left = flows.SLICE if until is None else until - time.monotonic()
+    seconds = min(flows.SLICE, left + 0.1)
+    acks = session.collect()
+    number = session.next_number() if acks.tags else 0
+    try:
+        commands = [
+            core.protocol.blocking_take(session.consumer, seconds),
+            core.protocol.settle(core.generation, session.consumer, core.client, -1),
+        ]
+        if acks.tags:
+            commands.insert(0, core.protocol.ack(session.consumer, acks, number))
+        link.send_all(commands)
+        if acks.tags and link.receive()[0] != Status.OK:
+            raise _NotSmooth
+        item: bytes | None = _receive(handle, link, seconds, until)
+        settled, *rest = link.receive()
+        if settled != Status.OK:
+            raise _NotSmooth
+    except (_NotSmooth, Broken, TimeoutError, PressureError) as exc:
+        link.close()
+        session.doubt(number, acks)
+        if isinstance(exc.__cause__, NoScriptError):
+            for name in ("ack", "settle"):
+                handle.ask(Command(("SCRIPT", "LOAD", SCRIPTS[name].text)))
+        return NOTHING
+    except BaseException:
+        link.close()
+        session.doubt(number, acks)
+        raise
+    session.waiting = False
+    return Arrival(item, rest[0])
+
+
+class _NotSmooth(Exception):
+    pass
+
+
+def _receive(handle: Handle, link: Link, seconds: float, until: float | None) -> Any:
+    if until is None or time.monotonic() + seconds < until:
+        # The command ends by itself, well before the socket's time-out.
+        return link.receive()
+    try:
+        return link.receive(until)
+    except TimeoutError:
+        handle.ask(Command(("CLIENT", "UNBLOCK", link.client_id, "TIMEOUT")))
+        return link.receive(time.monotonic() + BLOCK_MARGIN)

@@ -1,0 +1,101 @@
+"""Records of bytes to items and back, as flows: large ones lie beside the queue."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pressure import blobs
+from pressure.codec import BadSignature, Codec
+from pressure.content import Buffer, Content
+from pressure.core import Core
+from pressure.link import Flow
+
+__all__ = ["ID_BYTES", "Delivery", "Record", "fetch", "open_item", "pack", "store", "unstore"]
+
+ID_BYTES = 16
+
+
+class Record(NamedTuple):
+    """What is sent: a message id of 16 bytes, the body, and the most deliveries (0: no limit)."""
+
+    id: bytes
+    body: bytes | Content
+    max_deliveries: int = 0
+
+
+class Delivery(NamedTuple):
+    """What is claimed. `error` says why the body must not be used, if it must not."""
+
+    id: bytes
+    client_id: bytes
+    body: Buffer
+    deliveries: int
+    max_deliveries: int
+    put_ms: int
+    error: str = ""
+
+
+def pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
+    core.check_size(record.body)
+    if len(record.body) <= blobs.INLINE_BYTES:
+        return codec.pack(record.id, bytes(record.body), max_deliveries=record.max_deliveries)
+    return (yield from blobs.upload(core, record.id, record.body, record.max_deliveries))
+
+
+def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
+    codec = core.codec
+    assert codec is not None
+    body: Buffer = b""
+    error = ""
+    try:
+        parsed = codec.parse(item)
+    except ValueError as exc:
+        return Delivery(core.tag_of(item), b"", b"", 0, 0, 0, str(exc))
+    try:
+        if blobs.is_blob(parsed):
+            body = yield from blobs.download(core, parsed)
+        else:
+            codec.check(parsed)
+            body = parsed.body
+    except BadSignature as exc:
+        error = f"refused: {exc}"
+    except ValueError as exc:
+        error = str(exc)
+    return Delivery(
+        parsed.message_id,
+        parsed.client_id,
+        body,
+        parsed.deliveries,
+        parsed.max_deliveries,
+        parsed.put_ms,
+        error,
+    )
+
+
+def store(core: Core[Any], name: bytes, body: bytes | Content) -> Flow[None]:
+    codec = core.codec
+    assert codec is not None
+    value = yield from pack(core, codec, Record(name[:ID_BYTES], body))
+    yield core.protocol.store(name, value)
+    if core.ttl_ms:
+        yield core.protocol.expire_store(core.ttl_ms)
+    yield from blobs.keep(core, value)
+
+
+def unstore(core: Core[Any], name: bytes) -> Flow[None]:
+    value = yield core.protocol.fetch(name)
+    if value is not None:
+        yield core.protocol.unstore([name])
+        yield from blobs.discard(core, value)
+
+
+def fetch(core: Core[Any], name: bytes) -> Flow[Buffer | None]:
+    value = yield core.protocol.fetch(name)
+    if value is None:
+        return None
+    delivery = yield from open_item(core, value)
+    if delivery.error:
+        raise BadSignature(delivery.error)
+    if delivery.id != name[:ID_BYTES]:
+        raise BadSignature("it was stored under another name")
+    return delivery.body

@@ -1,0 +1,162 @@
+"""One producer of a channel, who can find out later what the server still has of what it sent.
+
+The server keeps the number of each producer's last put. After a failover to a replica that lagged
+behind, or a restart with a log that was not written to the end, that number is lower than it was:
+the puts after it are lost, and only those.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pressure import flows
+from pressure.channel import Channel, Record, pack
+from pressure.core import Core
+from pressure.errors import PressureError
+from pressure.link import Flow, Link
+from pressure.protocol import Command, Status
+from pressure.session import ID_BYTES
+
+__all__ = ["Forgotten", "Producer", "Standing", "Withdrawer"]
+
+PATIENCE = 1.0
+
+
+class Forgotten(Exception):
+    """The queue is another than the one to which this producer sent before, so all that was in it
+    is gone; nothing has been sent to the new one."""
+
+
+class Standing(NamedTuple):
+    """What the server knows: the number of the producer's last put (None: it has no such producer,
+    0: the queue is another), and how many consumers live."""
+
+    number: int | None
+    consumers: int
+
+
+class Producer:
+    """Puts records on a channel, over a connection of its own. One thread sends; any may ask."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._core = channel.core
+        self._session = channel.handle.acquire()
+        self._generation = b""
+
+    @property
+    def id(self) -> bytes:
+        return self._session.producer
+
+    @property
+    def number(self) -> int:
+        """The number of the last put."""
+        return self._session.sequence
+
+    def renew(self) -> None:
+        """Start over under a new id, since the queue is another."""
+        self._session.producer, self._session.sequence = os.urandom(ID_BYTES), 0
+        self._generation = b""
+
+    def send(self, records: Sequence[Record]) -> int:
+        """Put records in order; returns how many were accepted, which is all of them.
+
+        Raises `Forgotten`, and what `PressureQueue.put` raises, where `accepted` says how many were
+        before; `OperationUnblocked` if `Channel.unblock` was called while there was no room.
+        """
+        return self._channel.handle.run(self._send(records), self._session)
+
+    def _send(self, records: Sequence[Record]) -> Flow[int]:
+        core = self._core
+        if not core.generation:
+            yield from flows.describe(core)
+        while True:
+            self._generation = self._generation or core.generation
+            if self._generation != core.generation:
+                raise Forgotten
+            codec = core.codec
+            assert codec is not None
+            values = []
+            for record in records:
+                values.append((yield from pack(core, codec, record)))
+            try:
+                return (yield from flows.put(core, self._session, values, None))
+            except flows.OtherGeneration:
+                yield from flows.describe(core)
+
+    def standing(self) -> Standing:
+        """Ask the server. Raises `PressureError`."""
+        flow = _standing(self._core, self.id, self._generation)
+        return self._channel.handle.call(flow, time.monotonic() + PATIENCE)
+
+    def close(self) -> None:
+        self._channel.handle.release(self._session)
+
+
+class Withdrawer:
+    """Takes records out of a channel's queue again. Thread-safe.
+
+    Nothing stays uncertain: what an operation did whose reply was lost is found out by the next
+    one, or by `settle`.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._session = channel.handle.acquire()
+        self._lock = threading.Lock()
+        self._doubtful: Sequence[bytes] = ()
+
+    def withdraw(self, ids: Sequence[bytes], until: float) -> list[bytes]:
+        """Returns the ids of what was still in the queue, and of what an earlier call had taken out
+        without hearing of it. Raises `PressureError`: then `settle` tells later."""
+        with self._lock:
+            found = self._settle(until)
+            self._doubtful = tuple(ids)
+            self._session.next_number()
+            try:
+                return found + self._settle(until)
+            except PressureError:
+                if found:
+                    return found
+                raise
+
+    def settle(self, until: float) -> list[bytes]:
+        """What became of a call that failed: the ids of what it has taken out."""
+        if not self._doubtful:
+            return []
+        with self._lock:
+            return self._settle(until)
+
+    def _settle(self, until: float) -> list[bytes]:
+        ids = self._doubtful
+        if not ids:
+            return []
+        flow = _withdraw(self._channel.core, self._session.producer, self._session.sequence, ids)
+        digits = self._channel.handle.run(flow, self._session, until)
+        self._doubtful = ()
+        return [id for id, digit in zip(ids, digits, strict=False) if digit == 0x31]
+
+    def close(self) -> None:
+        self._channel.handle.release(self._session)
+
+
+def _standing(core: Core[Link], producer: bytes, generation: bytes) -> Flow[Standing]:
+    keys = core.protocol.keys
+    current = yield Command(("GET", keys.generation))
+    record = yield Command(("HGET", keys.producers, producer))
+    seconds, microseconds = yield Command(("TIME",))
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    consumers = yield Command(("ZCOUNT", keys.leases, now_ms, "+inf"))
+    number = None if record is None else int(record.partition(b":")[0])
+    if generation and current != generation:
+        number = 0
+    return Standing(number, consumers)
+
+
+def _withdraw(core: Core[Link], producer: bytes, number: int, ids: Sequence[bytes]) -> Flow[bytes]:
+    reply = yield core.protocol.withdraw(producer, number, ids)
+    return reply[1] if reply[0] == Status.OK else b"0" * len(ids)

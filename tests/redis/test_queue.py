@@ -1,0 +1,786 @@
+"""`PressureQueue` on a real server: what it does beyond `queue.Queue`, and how it says no."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+import pressure
+from pressure import PressureQueue, Settings
+from pressure.protocol import Command
+from tests.redis import workers
+from tests.support.processes import Child
+from tests.support.servers import ServerProcess
+from tests.support.waiting import eventually
+
+Queue = PressureQueue[Any]
+WAIT = 20.0
+
+
+@pytest.fixture
+def make(url: str, queue_name: str) -> Iterator[Callable[..., Queue]]:
+    """Makes handles to the test's queue."""
+    made: list[Queue] = []
+
+    def make_one(**options: Any) -> Queue:
+        made.append(Queue(queue_name, **({"url": url} | options)))
+        return made[-1]
+
+    yield make_one
+    for q in made:
+        q.disconnect()
+
+
+@pytest.fixture
+def q(make: Callable[..., Queue]) -> Queue:
+    """A handle to a queue that exists."""
+    q = make()
+    q.create()
+    return q
+
+
+def in_thread(call: Callable[[], object]) -> Callable[[], Any]:
+    """Start the call in a thread; what is returned waits for its result or exception."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except Exception as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def result() -> object:
+        thread.join(WAIT)
+        assert outcome, "the caller still waits"
+        return outcome[0]
+
+    return result
+
+
+def blocked(q: Queue, count: int) -> None:
+    """Return once so many consumers are blocked at the server."""
+    command = Command(("HLEN", q._core.protocol.keys.waiters))
+    assert eventually(lambda: q._handle.ask(command) == count)
+
+
+# The published example, and life
+
+
+def test_the_published_example(url: str, queue_name: str) -> None:
+    q = Queue(queue_name, url=url)
+    q.create(bound=2)
+    other = Queue(queue_name, url=url)
+    q.put({"any": "object"})
+    q.put("two")
+    assert q.full()
+    q.close()
+    assert list(other) == [{"any": "object"}, "two"]
+    assert q.closed()
+    other.delete()
+    assert not q.exists
+
+
+def test_create_close_delete(make: Callable[..., Queue]) -> None:
+    q = make()
+    assert not q.exists
+    for operation in (q.get, q.qsize, q.close, q.delete, q.closed, lambda: q.put(1), q.peek):
+        with pytest.raises(pressure.QueueDoesNotExistError, match=q.name):
+            operation()
+    q.create(bound=3)
+    assert q.exists and not q.closed() and q.maxsize == 3
+    with pytest.raises(pressure.QueueAlreadyExistsError):
+        make().create()
+    q.close()
+    with pytest.raises(pressure.QueueClosedError):
+        q.close()
+    with pytest.raises(pressure.QueueClosedError):
+        q.put(1)
+    q.delete()
+    q.create()
+    assert not q.closed() and q.maxsize == 0
+    q.put(1)
+    assert q.get() == 1
+
+
+@pytest.mark.leaves_no_keys
+def test_delete_leaves_no_key(make: Callable[..., Queue]) -> None:
+    q, other = make(), make()
+    q.create(5)
+    q.put_many([b"x" * 200_000, 1, 2, 3])
+    held = other.lease()
+    assert q.get() == 1
+    assert len(held.item) == 200_000
+    q.task_done()
+    assert other.get_many(10) == [2, 3]
+    waiter = in_thread(other.get)
+    blocked(q, 1)
+    q.delete()
+    outcome = waiter()
+    assert isinstance(outcome, pressure.QueueDoesNotExistError), outcome
+    with pytest.raises(pressure.LeaseLostError):
+        held.ack()
+    # What the keeper does later leaves nothing, either.
+    other._handle.maintain(time.monotonic() + 100)
+    q._handle.maintain(time.monotonic() + 100)
+
+
+def test_disconnect_leaves_nothing_of_the_handle(
+    q: Queue, make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    other = make()
+    q.put_many(range(3))
+    assert other.get() == 0
+    lease = other.lease()
+    other.put(3)
+    other.disconnect()
+    keys = q._core.protocol.keys
+    assert client.zcard(keys.leases) == 0
+    assert client.hlen(keys.waiters) == client.hlen(keys.prefetched) == 0
+    assert client.keys(f"*{q.name}:taken:*") == []
+    with pytest.raises(pressure.LeaseLostError):
+        lease.ack()
+    assert [q.get() for _ in range(3)] == [1, 2, 3]
+    assert other.empty(), "a handle can be used again"
+
+
+def test_a_successor_is_another_queue(q: Queue, make: Callable[..., Queue]) -> None:
+    """A handle that slept while its queue was made anew goes on with the new one."""
+    other = make()
+    other.put(1)
+    assert other.get() == 1
+    q.delete()
+    q.create(1)
+    other.put(2)
+    assert other.get() == 2
+    assert other.maxsize == 1
+
+
+# Many at once
+
+
+def test_many_processes(
+    q: Queue, url: str, spawn_child: Callable[..., Child], client: redis.Redis
+) -> None:
+    q.maxsize = 10
+    producers = [spawn_child(workers.produce, url, q.name, first, 100) for first in (0, 1000)]
+    consumers = [spawn_child(workers.consume, url, q.name) for _ in range(2)]
+    longest = 0
+    while any(producer.running for producer in producers):
+        longest = max(longest, client.llen(q._core.protocol.keys.base))
+    assert [producer.wait() for producer in producers] == [0, 0]
+    q.close()
+    got = [number for consumer in consumers for number in consumer.wait_for("got")]
+    assert sorted(got) == [*range(100), *range(1000, 1100)]
+    assert longest <= 10
+
+
+def test_waiting_costs_little(make_server: Callable[..., ServerProcess]) -> None:
+    server = make_server()
+    q, other = Queue("q", url=server.url), Queue("q", url=server.url)
+    q.create(1)
+    waiters = [in_thread(q.get) for _ in range(4)]
+    full = Queue("full", url=server.url)
+    full.create(1)
+    full.put(0)
+    waiters += [in_thread(lambda: full.put(1)) for _ in range(2)]
+    blocked(q, 4)
+    with server.client() as client:
+        # Whatever just came is still being settled.
+        time.sleep(0.3)
+        before = client.info("commandstats")
+        time.sleep(4.0)
+        after = client.info("commandstats")
+    calls = sum(
+        stats["calls"] - before.get(name, {"calls": 0})["calls"]
+        for name, stats in after.items()
+        # Scripts are counted once, not each command within.
+        if name.removeprefix("cmdstat_") in ("evalsha", "blmove", "blpop", "info", "client|unblock")
+    )
+    assert calls / 4.0 / 6 <= 1.5, f"{calls} commands in 4 s for 6 waiters"
+    started = time.monotonic()
+    for number in range(4):
+        other.put(number, timeout=WAIT)
+    assert sorted(waiter() for waiter in waiters[:4]) == [0, 1, 2, 3]
+    full.get()
+    full.get(timeout=WAIT)
+    assert [waiter() for waiter in waiters[4:]] == [None, None]
+    assert time.monotonic() - started < 1.5, "they were not woken, but looked again by themselves"
+
+
+# Batches
+
+
+def test_put_many_says_how_many_were_accepted(q: Queue) -> None:
+    assert q.put_many(range(2500)) == 2500
+    assert q.put_many([]) == 0
+    assert q.get_many(5000) == list(range(2500))
+    q.maxsize = 10
+    with pytest.raises(pressure.QueueFullError) as full:
+        q.put_many(range(100), timeout=0.1)
+    assert full.value.accepted == 10
+    assert q.get_many(100) == list(range(10))
+    q.close()
+    with pytest.raises(pressure.QueueClosedError) as closed:
+        q.put_many(range(5))
+    assert closed.value.accepted == 0
+
+
+def test_put_many_streams(q: Queue, make: Callable[..., Queue]) -> None:
+    other = make()
+
+    def numbers() -> Iterator[int]:
+        for number in range(5):
+            if number >= 2:
+                # The first items must be there before the last ones are made.
+                assert other.get(timeout=WAIT) == number - 2
+                time.sleep(0.02)
+            yield number
+
+    assert q.put_many(numbers()) == 5
+    assert other.get_many(5) == [3, 4]
+
+
+def test_put_many_keeps_what_came_before_an_error(q: Queue) -> None:
+    def broken() -> Iterator[int]:
+        yield from range(7)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        q.put_many(broken())
+    with pytest.raises((TypeError, pickle.PicklingError)):
+        q.put_many([7, threading.Lock(), 8])
+    assert q.get_many(100) == list(range(8))
+
+
+def test_get_many(q: Queue) -> None:
+    with pytest.raises(pressure.QueueEmptyError):
+        q.get_many(5, timeout=0.05)
+    with pytest.raises(ValueError, match="max_items"):
+        q.get_many(0)
+    q.put_many(range(10))
+    assert q.get_many(4) == [0, 1, 2, 3]
+    assert q.qsize() == 6
+    waiter = in_thread(lambda: q.get_many(100))
+    assert sorted(waiter()) == list(range(4, 10))
+
+
+def test_iteration_hoards_nothing(q: Queue, make: Callable[..., Queue]) -> None:
+    slow, other = make(), make()
+    q.put_many(range(400))
+    seen = []
+    for item in slow:
+        seen.append(item)
+        if len(seen) == 50:
+            break
+    assert seen == list(range(50))
+    # It has fetched more than it has used. Others get them within 100 ms (here: soon).
+    got = [other.get(timeout=WAIT) for _ in range(350)]
+    assert sorted(got) == list(range(50, 400))
+    assert q.stats().fetched_ahead == 0
+
+
+def test_iteration_starves_nobody(q: Queue, make: Callable[..., Queue]) -> None:
+    """An item for each of two consumers: neither takes both."""
+    consumers = [make(), make()]
+    first, second = (in_thread(lambda c=c: next(iter(c))) for c in consumers)
+    blocked(q, 2)
+    q.put_many([1, 2])
+    assert {first(), second()} == {1, 2}
+
+
+def test_what_is_fetched_ahead_counts(q: Queue, make: Callable[..., Queue]) -> None:
+    q.maxsize = 100
+    q.put_many(range(100))
+    iterator = iter(make())
+    for _ in range(20):
+        next(iterator)
+    with pytest.raises(pressure.QueueFullError) as full:
+        q.put_many(range(200), timeout=0.0)
+    assert full.value.accepted <= 20
+    assert q.qsize() <= 100
+
+
+# Looking, overfilling, unblocking
+
+
+def test_peek(q: Queue) -> None:
+    for peek in (q.peek, q.peek_reverse):
+        with pytest.raises(pressure.QueueEmptyError):
+            peek()
+    q.put_many(["oldest", "between", "newest"])
+    assert (q.peek(), q.peek_reverse(), q.qsize()) == ("oldest", "newest", 3)
+
+
+def test_overfill(q: Queue) -> None:
+    q.maxsize = 1
+    q.put(1)
+    q.overfill(2)
+    assert q.qsize() == 2 and q.full()
+    with pytest.raises(pressure.QueueFullError):
+        q.put_nowait(3)
+    q.get()
+    with pytest.raises(pressure.QueueFullError):
+        q.put_nowait(3)
+    q.get()
+    q.put_nowait(3)
+
+
+def test_unblock(q: Queue, make: Callable[..., Queue]) -> None:
+    other = make()
+    q.maxsize = 1
+    getters = [in_thread(q.get), in_thread(lambda: q.get(timeout=WAIT)), in_thread(other.get)]
+    blocked(q, 3)
+    q.unblock()
+    assert {type(getter()) for getter in getters[:2]} == {pressure.OperationUnblocked}
+    other.put("for the other handle")
+    assert getters[2]() == "for the other handle"
+    q.put("full")
+    putter = in_thread(lambda: q.put("discarded"))
+    time.sleep(0.2)
+    q.unblock()
+    assert isinstance(putter(), pressure.OperationUnblocked)
+    assert q.get() == "full"
+    assert q.empty()
+
+
+def test_stats(q: Queue, make: Callable[..., Queue]) -> None:
+    before = time.time()
+    q.maxsize = 7
+    q.put_many(range(5))
+    assert make().get() == 0
+    stats = q.stats()
+    assert (stats.bound, stats.length, stats.closed) == (7, 4, False)
+    assert (stats.produced_messages, stats.consumed_messages) == (5, 1)
+    assert stats.produced_bytes > stats.consumed_bytes > 0
+    assert (stats.consumers, stats.dead_letters, stats.fetched_ahead) == (1, 0, 0)
+    assert stats.oldest_put_at is not None and before - 1 < stats.oldest_put_at < time.time() + 1
+    assert stats.last_producer == q._core.client
+    assert stats.last_consumer
+
+
+def test_roles(q: Queue) -> None:
+    with pytest.raises(ValueError, match="role"):
+        q.break_role("boss")
+    assert q.break_role("producer") == ""
+
+
+# Leases and dead letters
+
+
+def test_a_lease(q: Queue) -> None:
+    q.put("a")
+    with q.lease() as item:
+        assert item == "a"
+        assert q.qsize() == 0
+        assert q.unfinished_tasks == 1
+    assert q.unfinished_tasks == 0
+    with pytest.raises(pressure.QueueEmptyError):
+        q.lease(timeout=0.05)
+    q.put("b")
+    lease = q.lease()
+    q.ack(lease)
+    with pytest.raises(pressure.LeaseLostError):
+        lease.ack()
+
+
+def test_a_lease_that_fails(q: Queue) -> None:
+    q.put_many(["first", "second"])
+    with pytest.raises(ZeroDivisionError), q.lease():
+        raise ZeroDivisionError
+    lease = q.lease()
+    assert (lease.item, lease.deliveries) == ("first", 1)
+    q.give_back(lease, charge=False)
+    assert q.lease().deliveries == 1
+
+
+def test_a_lease_outlives_its_time_while_its_holder_lives(make: Callable[..., Queue]) -> None:
+    q = make(settings=Settings(lease=0.6))
+    q.create()
+    q.put("long")
+    with q.lease() as item:
+        time.sleep(1.5)
+        with pytest.raises(pressure.QueueEmptyError):
+            make().get(timeout=0.1)
+        assert item == "long"
+    assert q.unfinished_tasks == 0
+
+
+@pytest.mark.parametrize("codec", ["pickle", "raw"])
+def test_max_deliveries(make: Callable[..., Queue], codec: str) -> None:
+    q = make(codec=codec, settings=Settings(max_deliveries=2))
+    q.create()
+    q.put_many([b"poison", b"innocent"])
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), q.lease() as item:
+            assert item == b"poison"
+            raise ZeroDivisionError
+    assert q.get() == b"innocent"
+    with pytest.raises(pressure.QueueEmptyError):
+        q.get(timeout=0.05)
+    (letter,) = q.dead_letters
+    assert (letter.reason, letter.deliveries, len(q.dead_letters)) == ("max_deliveries", 2, 1)
+    assert b"poison" in letter.payload
+    assert q.dead_letters[letter.id] == letter
+    assert q.dead_letters.replay([letter.id]) == 1
+    lease = q.lease()
+    assert (lease.item, lease.deliveries) == (b"poison", 0)
+    lease.ack()
+    assert len(q.dead_letters) == 0
+    q.task_done()
+    q.join(timeout=WAIT)
+
+
+class Unloadable:
+    """Can be pickled, not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fail, ("unloadable",)
+
+
+class ExitsOnLoad:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exit, (3,)
+
+
+def _fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@pytest.mark.parametrize("item", [Unloadable(), ExitsOnLoad()])
+def test_an_item_that_cannot_be_unpickled(q: Queue, item: object) -> None:
+    q.put_many(["before", item, "after"])
+    assert q.get() == "before"
+    with pytest.raises(pressure.PayloadError, match=q.name):
+        q.get()
+    assert q.get() == "after"
+    (letter,) = q.dead_letters
+    assert letter.reason == "unreadable"
+    assert q.dead_letters.purge() == 1
+    assert len(q.dead_letters) == 0
+    with pytest.raises(KeyError):
+        q.dead_letters[letter.id]
+
+
+def test_an_unreadable_item_amid_a_batch(q: Queue) -> None:
+    q.put_many([0, Unloadable(), 2, Unloadable()])
+    assert q.get_many(10) == [0, 2]
+    q.put_many([3, Unloadable(), 5, 6, 7, 8])
+    got = []
+    while len(got) < 5:
+        try:
+            for item in q:
+                got.append(item)
+                if len(got) == 5:
+                    break
+        except pressure.PayloadError:
+            pass
+    assert got == [3, 5, 6, 7, 8]
+    assert len(q.dead_letters) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"x",
+        b"\xff" * 100,
+        pytest.param(b"\x10" + b"\0" * 65, id="no-body"),
+        pytest.param(b"\x10" + b"\0" * 65 + b"junk", id="no-pickle"),
+        pytest.param(b"\x10\x02" + b"\0" * 64, id="no-reference"),
+        pytest.param(b"\x10\x02" + b"\0" * 64 + b"\xff" * 4, id="half-a-reference"),
+        pytest.param(b"\x10\x02" + b"\0" * 64 + b"\xff" * 12, id="endless-reference"),
+    ],
+)
+def test_garbage_in_the_queue(q: Queue, client: redis.Redis, value: bytes) -> None:
+    """Whatever anybody pushes, scripts and consumers go on."""
+    keys = q._core.protocol.keys
+    client.lpush(keys.base, value)
+    q.stats()
+    with pytest.raises(pressure.PayloadError):
+        q.peek()
+    with pytest.raises(pressure.PayloadError):
+        q.get(timeout=WAIT)
+    assert q.dead_letters.replay() == 1
+    with pytest.raises(pressure.PayloadError):
+        q.lease(timeout=WAIT)
+    assert q.dead_letters.purge() == 1
+    client.lpush(keys.base, value)
+    q.put(b"y" * 100_000)
+    q.shutdown(immediate=True)
+    assert q.qsize() == 0
+    assert client.hlen(keys.blobs) == 0
+
+
+def test_garbage_that_a_dead_consumer_held(
+    url: str, make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    q = make(settings=Settings(lease=0.3))
+    q.create()
+    q.put(1)
+    keys = q._core.protocol.keys
+    client.zadd(keys.leases, {b"dead" * 4: 1})
+    client.lpush(keys.taken(b"dead" * 4), b"x")
+    assert q.get() == 1
+    with pytest.raises(pressure.PayloadError):
+        q.get(timeout=WAIT)
+
+
+# Codecs, signatures, sizes
+
+
+def test_raw(make: Callable[..., Queue], client: redis.Redis) -> None:
+    q = make(codec="raw")
+    q.create()
+    for item in (b"bytes", bytearray(b"array"), memoryview(b"view"), b""):
+        q.put(item)
+    assert client.lrange(q._core.protocol.keys.base, 0, -1) == [b"", b"view", b"array", b"bytes"]
+    assert q.get_many(10) == [b"bytes", b"array", b"view", b""]
+    with pytest.raises(TypeError, match="carries bytes, not str"):
+        q.put("text")
+    assert q.empty()
+
+
+def test_objects_that_plain_pickle_cannot_carry(q: Queue) -> None:
+    class Local:
+        answer = 42
+
+    q.put(lambda: 41)
+    q.put(Local())
+    assert q.get()() == 41
+    assert q.get().answer == 42
+    with pytest.raises((TypeError, pickle.PicklingError)):
+        q.put(threading.Lock())
+    assert q.empty()
+    assert q.stats().produced_messages == 2
+
+
+def test_a_codec_of_ones_own(make: Callable[..., Queue]) -> None:
+    class Text:
+        def dumps(self, obj: Any, /) -> bytes:
+            return str(obj).encode()
+
+        def loads(self, data: bytes, /) -> Any:
+            return data.decode()
+
+    q = make(codec=Text())
+    q.create()
+    q.put(7)
+    assert q.get() == "7"
+    for wrong in (object(), 3):
+        with pytest.raises(TypeError):
+            make(codec=wrong)
+    with pytest.raises(ValueError, match="unknown codec"):
+        make(codec="yaml")
+
+
+def test_signatures(make: Callable[..., Queue]) -> None:
+    signing, unsigned = make(key="secret"), make(key=())
+    signing.create()
+    signing.put("signed")
+    with pytest.raises(pressure.SignatureError, match="no key"):
+        unsigned.get()
+    unsigned.put("plain")
+    with pytest.raises(pressure.SignatureError, match="not signed"):
+        signing.get()
+    make(key="other").put("forged")
+    with pytest.raises(pressure.SignatureError, match="unknown key"):
+        signing.get()
+    assert {letter.reason for letter in signing.dead_letters} == {"signature"}
+    make(key=["new", "secret"]).put("rotated")
+    assert make(key=["old", "new"]).get() == "rotated"
+    with pytest.raises(ValueError, match="empty"):
+        make(key="")
+
+
+def test_a_signature_is_of_one_queue_and_generation(
+    make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    q = make(key="secret")
+    q.create()
+    for item in ("small", b"x" * 100_000):
+        q.put(item)
+        base = q._core.protocol.keys.base
+        stolen = client.lindex(base, 0)
+        assert q.get() == item
+        q.delete()
+        q.create()
+        client.lpush(base, stolen)
+        with pytest.raises(pressure.PayloadError):
+            q.get()
+
+
+def test_an_altered_item_is_not_unpickled(make: Callable[..., Queue], client: redis.Redis) -> None:
+    q = make(key="secret")
+    q.create()
+    q.put("payload")
+    base = q._core.protocol.keys.base
+    item = client.rpop(base)
+    assert isinstance(item, bytes)
+    client.lpush(base, item.replace(b"payload", b"pAyload"))
+    with pytest.raises(pressure.SignatureError, match="wrong"):
+        q.get()
+
+
+def test_items_too_large(make: Callable[..., Queue], client: redis.Redis) -> None:
+    q = make(settings=Settings(max_item_bytes=1000))
+    q.create()
+    with pytest.raises(pressure.ItemTooLargeError, match="1,000 bytes") as caught:
+        q.put(b"x" * 1001)
+    assert caught.value.limit == 1000 < caught.value.size
+    assert q.empty()
+    with pytest.raises(pressure.ItemTooLargeError) as caught:
+        q.put_many([1, 2, b"x" * 1001, 3])
+    assert caught.value.accepted == 2
+    assert q.get_many(5) == [1, 2]
+
+
+def test_items_of_many_megabytes(q: Queue, client: redis.Redis) -> None:
+    keys = q._core.protocol.keys
+    large = [bytes([n]) * (3_000_000 + n) for n in range(3)]
+    q.put_many(large)
+    assert client.memory_usage(keys.base) < 10_000
+    assert q.get() == large[0]
+    with q.lease() as item:
+        assert item == large[1]
+    assert q.peek() == large[2]
+    assert q.get() == large[2]
+    assert eventually(lambda: client.exists(keys.blobs, keys.uploads) == 0)
+    # Refused puts leave nothing behind.
+    q.maxsize = 1
+    q.put(0)
+    with pytest.raises(pressure.QueueFullError):
+        q.put(large[0], timeout=0.01)
+    assert client.exists(keys.blobs) == 0
+    q.get()
+    q.put(large[0])
+    q.shutdown(immediate=True)
+    assert client.exists(keys.blobs) == 0
+
+
+def test_a_blob_that_is_gone(q: Queue, client: redis.Redis) -> None:
+    q.put(b"x" * 100_000)
+    client.delete(q._core.protocol.keys.blobs)
+    with pytest.raises(pressure.PayloadError, match="chunk 0 of 1 is gone"):
+        q.get()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\0b", "x" * 513, "{tag}", "a:bound", "a:stats:produced_bytes", "a:taken:b", "\ud800"]
+)
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Queue(name)
+
+
+def test_a_name_of_another_type() -> None:
+    with pytest.raises(TypeError, match="name"):
+        Queue(b"bytes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bound", "error"), [(-1, ValueError), (2**60, ValueError), (1.5, TypeError), ("3", TypeError)]
+)
+def test_bad_bounds(make: Callable[..., Queue], bound: Any, error: type[Exception]) -> None:
+    q = make()
+    with pytest.raises(error, match="bound"):
+        q.create(bound)
+    assert not q.exists
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"lease": 0},
+        {"max_deliveries": -1},
+        {"max_deliveries": 70000},
+        {"max_item_bytes": 0},
+        {"reconnect_timeout": -1},
+    ],
+)
+def test_bad_settings(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Settings(**bad)
+
+
+def test_no_server() -> None:
+    q = Queue("q", url="redis://user:hush@127.0.0.1:1/0")
+    for operation in (q.create, q.get_nowait, lambda: q.put(1)):
+        with pytest.raises(pressure.ServerUnavailableError) as caught:
+            operation()
+        assert "127.0.0.1:1" in str(caught.value) and "local_server" in str(caught.value)
+        assert "hush" not in str(caught.value) and "hush" not in repr(caught.value.__cause__)
+    assert "hush" not in repr(q)
+    with pytest.raises(ValueError, match="server URL") as wrong:
+        Queue("q", url="http://user:hush@host/")
+    assert "hush" not in str(wrong.value)
+
+
+def test_clients_of_ones_own(url: str, queue_name: str) -> None:
+    """Its settings for decoding, retries and time-outs don't matter."""
+    with redis.Redis.from_url(url, decode_responses=True, socket_timeout=0.05) as client:
+        q = Queue(queue_name, client=client)
+        q.create()
+        with pytest.raises(pressure.QueueEmptyError):
+            q.get(timeout=0.3)
+        q.put({"a": 1})
+        assert q.get() == {"a": 1}
+        q.disconnect()
+        with pytest.raises(ValueError, match="not both"):
+            Queue(queue_name, client=client, url=url)
+
+
+# Handles
+
+
+def test_a_handle_in_a_forked_child(q: Queue, spawn_child: Callable[..., Child], url: str) -> None:
+    child = spawn_child(workers.fork_and_use, url, q.name)
+    ids = child.wait_for("ids")
+    assert child.wait() == 0, child.output
+    assert len(set(ids)) == len(ids) == 4, "producer and consumer ids are the child's own"
+    assert q.get_many(10) == ["from the parent", "from the child", "parent again"]
+
+
+def test_what_was_got_stays_got_though_the_handle_is_dropped(
+    q: Queue, url: str, client: redis.Redis
+) -> None:
+    q.put(1)
+    assert Queue(q.name, url=url).get() == 1
+    assert eventually(lambda: not client.keys(f"*{q.name}:taken:*"))
+
+
+def test_nothing_is_left_on_the_way(q: Queue, client: redis.Redis) -> None:
+    """Gets by many threads, of which some put as well, are all acknowledged soon."""
+    q.maxsize = 4
+
+    def work() -> int:
+        for number in range(30):
+            q.put(number, timeout=WAIT)
+            q.get(timeout=WAIT)
+        return 1
+
+    assert sum(worker() for worker in [in_thread(work) for _ in range(4)]) == 4
+    assert eventually(lambda: not client.keys(f"*{q.name}:taken:*"))
+    assert all(not s.opening and not s.leased and not s.pending for s in q._core.sessions)
+
+
+def test_an_idle_get_is_acknowledged_while_a_put_blocks(q: Queue, client: redis.Redis) -> None:
+    q.maxsize = 1
+    q.put(1)
+    assert q.get() == 1
+    q.put(2)
+    putter = in_thread(lambda: q.put(3))
+    assert eventually(lambda: not client.keys(f"*{q.name}:taken:*"))
+    assert q.get() == 2
+    assert putter() is None
