@@ -12,8 +12,8 @@ def main() -> None:
     with pressure.local_server() as url:
         # Create two handles to the queue "test". In earnest they would be in two programs,
         # perhaps on two machines: a name and a URL are all they share.
-        q1 = pressure.PressureQueue("test", url=url)
-        q2 = pressure.PressureQueue("test", url=url)
+        q1 = pressure.PressureQueue[str]("test", url=url)
+        q2 = pressure.PressureQueue[str]("test", url=url)
 
         # Create the queue itself; once 5 items wait in it, put() waits for room.
         q1.create(bound=5)

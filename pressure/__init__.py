@@ -38,12 +38,14 @@ from pressure.stats import QueueStats
 
 if TYPE_CHECKING:
     from pressure.executor import (
+        ExecutorStats,
         InitializerError,
         NestingError,
         Options,
         OptionsView,
         RedisExecutor,
         ResultPayloadError,
+        Shared,
         TaskError,
         TaskFuture,
         TaskLostError,
@@ -51,10 +53,13 @@ if TYPE_CHECKING:
         TaskTerminatedError,
         TaskTimeoutError,
         WorkerLostError,
+        current_executor,
+        register_by_value,
     )
 
 __all__ = [
     "DeadLetter",
+    "ExecutorStats",
     "InitializerError",
     "ItemTooLargeError",
     "Lease",
@@ -85,6 +90,7 @@ __all__ = [
     "ServerStartError",
     "ServerUnavailableError",
     "Settings",
+    "Shared",
     "ShutDown",
     "SignatureError",
     "TaskError",
@@ -95,17 +101,21 @@ __all__ = [
     "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
+    "current_executor",
     "local_server",
+    "register_by_value",
 ]
 
 _EXECUTOR = frozenset(
     {
+        "ExecutorStats",
         "InitializerError",
         "NestingError",
         "Options",
         "OptionsView",
         "RedisExecutor",
         "ResultPayloadError",
+        "Shared",
         "TaskError",
         "TaskFuture",
         "TaskLostError",
@@ -113,6 +123,8 @@ _EXECUTOR = frozenset(
         "TaskTerminatedError",
         "TaskTimeoutError",
         "WorkerLostError",
+        "current_executor",
+        "register_by_value",
     }
 )
 

@@ -35,9 +35,9 @@ from pressure.core import Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import QueueDoesNotExistError
 from pressure.keys import validate_name
-from pressure.link import Flow
 from pressure.pace import Pace
 from pressure.protocol import Command, Status
+from pressure.requests import Flow
 from pressure.stats import QueueStats, parse_stats
 
 __all__ = [

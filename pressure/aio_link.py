@@ -21,14 +21,9 @@ from redis.asyncio.retry import Retry
 
 from pressure.address import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Address
 from pressure.errors import PressureError
-from pressure.link import (
-    BLOCK_MARGIN,
-    OOM_POLL,
-    Block,
-    Stream,
-    run_id,
-)
+from pressure.link import BLOCK_MARGIN, OOM_POLL, quickly_packed, run_id
 from pressure.protocol import Command
+from pressure.requests import Block, Stream
 from pressure.retry import Broken, Oom, classify
 
 __all__ = ["AsyncExecutor", "AsyncLink", "Control"]
@@ -196,7 +191,7 @@ class AsyncLink:
             self._posted.popleft()
         self._owed = command
         try:
-            await connection.send_command(*command.words)
+            await connection.send_packed_command([quickly_packed(command)], check_health=False)
         except (redis_errors.RedisError, OSError) as exc:
             raise await self._failure(exc) from exc
         except BaseException:

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any, Generic, TypeVar
 
 from pressure.aio_link import AsyncExecutor, AsyncLink
+from pressure.driver import Attempts
 from pressure.errors import OperationUnblocked
-from pressure.link import Attempts, Block, Flow, Post, Request, Sleep, Stream
 from pressure.protocol import Command
+from pressure.requests import Block, Flow, Post, Request, Sleep, Stream
 from pressure.retry import Broken, Disconnected
 
 __all__ = ["Operation"]

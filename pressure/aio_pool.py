@@ -23,8 +23,8 @@ from pressure.aio_operation import Operation
 from pressure.aio_renewer import FAREWELL, Renewer
 from pressure.core import Core
 from pressure.errors import PressureError
-from pressure.link import Flow
 from pressure.protocol import Command
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["FAREWELL", "Pool", "Work"]

@@ -9,7 +9,9 @@ from pressure import flows, upkeep
 from pressure.address import Address
 from pressure.aio_link import AsyncLink
 from pressure.core import Core
-from pressure.link import Flow, Link, run
+from pressure.driver import run
+from pressure.link import Link
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["FAREWELL", "Renewer"]

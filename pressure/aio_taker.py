@@ -10,8 +10,8 @@ from pressure.aio_handle import AsyncHandle
 from pressure.aio_lease import AsyncLease
 from pressure.aio_link import AsyncLink
 from pressure.items import Fetched, Gathered
-from pressure.link import Flow
 from pressure.pace import Pace
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["AsyncTaker", "QueueIterator"]

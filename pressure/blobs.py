@@ -16,8 +16,8 @@ from pressure.content import Buffer, Content, room
 from pressure.core import Core
 from pressure.envelope import Envelope
 from pressure.errors import QueueDoesNotExistError
-from pressure.link import Flow, Stream
 from pressure.protocol import Command, Status
+from pressure.requests import Flow, Stream
 
 __all__ = [
     "CHUNK_BYTES",
@@ -81,7 +81,7 @@ def upload(
         content = Content([content])
     pieces = content.pieces(CHUNK_BYTES)
     reference = Reference(len(pieces), len(content), os.urandom(ID_BYTES))
-    reply = yield core.protocol.announce(reference.id, reference.chunks)
+    reply = yield core.protocol.announce(reference.id, reference.chunks, core.ttl_ms)
     if reply[0] == Status.ABSENT:
         raise QueueDoesNotExistError(core.name)
     seal = codec.seal(

@@ -23,9 +23,18 @@ from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.exchanging import exchange, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys, validate_name
-from pressure.link import Flow, Link
-from pressure.parcels import ID_BYTES, Delivery, Record, open_item, pack
+from pressure.link import Link
+from pressure.parcels import (
+    ID_BYTES,
+    Delivery,
+    Record,
+    open_item,
+    pack,
+    quickly_opened,
+    quickly_packed,
+)
 from pressure.protocol import Command, Outcome, Status
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
@@ -135,7 +144,8 @@ class Channel:
             assert codec is not None
             values = []
             for record in records:
-                values.append((yield from pack(self.core, codec, record)))
+                value = quickly_packed(self.core, codec, record)
+                values.append(value or (yield from pack(self.core, codec, record)))
             try:
                 mode = "head" if at_head else ""
                 return (yield from flows.put(self.core, session, values, until, mode))
@@ -245,6 +255,11 @@ class Consumer:
         return self._session.known
 
     @property
+    def unsettled(self) -> bool:
+        """Whether an item came that only the next `exchange` accounts for."""
+        return self._session.moved > 0
+
+    @property
     def life(self) -> int:
         """Changes when its leases were lost: what it holds is then somebody else's."""
         return self._session.life
@@ -267,12 +282,28 @@ class Consumer:
             yield from flows.describe(self._core)
         outcomes = []
         for verdict in verdicts:
-            outcomes.append((yield from self._outcome(verdict)))
+            # Generators cost more than what they mostly do here.
+            outcome = self._quick_outcome(verdict)
+            outcomes.append(outcome or (yield from self._outcome(verdict)))
         items = yield from exchange(self._core, self._session, outcomes, count, until)
         deliveries = []
         for item in items:
-            deliveries.append((yield from open_item(self._core, item)))
+            delivery = quickly_opened(self._core, item)
+            deliveries.append(delivery or (yield from open_item(self._core, item)))
         return deliveries
+
+    def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
+        delivery, answer, dead_letter = verdict
+        if answer is None:
+            return Outcome(delivery.id, None, b"", dead_letter)
+        known = self._codecs.get(delivery.client_id)
+        if known is None or type(answer) is not bytes:
+            return None
+        core, codec = known
+        value = quickly_packed(core, codec, Record(delivery.id, answer))
+        if value is None:
+            return None
+        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
 
     def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
         delivery, answer, dead_letter = verdict
@@ -307,8 +338,10 @@ class Consumer:
         session = self._session
         if not session.known or session.stale:
             return None
-        item = yield from wait_for_one(self._core, session, until, settle=False)
-        return None if item is None else (yield from open_item(self._core, item))
+        item = yield from wait_for_one(self._core, session, until)
+        if item is None:
+            return None
+        return quickly_opened(self._core, item) or (yield from open_item(self._core, item))
 
     def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:
         """Return what was claimed to the head of the queue."""

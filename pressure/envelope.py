@@ -7,7 +7,7 @@ withdraw an item, the deliveries to cap them, the time to tell its age.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "BLOB",
@@ -55,7 +55,8 @@ class Envelope(NamedTuple):
     def parse(cls, item: bytes) -> Envelope:
         """Parse the bytes of an item. Raises `ValueError` if they are no envelope of ours."""
         try:
-            envelope = cls(*_HEADER.unpack_from(item), item)
+            fields: list[Any] = [*_HEADER.unpack_from(item), item]
+            envelope = cls(*fields)
         except struct.error:
             raise ValueError(
                 f"an envelope has at least {HEADER_BYTES} bytes, this has {len(item)}"

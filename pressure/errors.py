@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import queue
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "ItemTooLargeError",
@@ -142,8 +142,8 @@ class ItemTooLargeError(QueueError, ValueError):
         self.size = size
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type[ItemTooLargeError], tuple[str, int, int]]:
-        return type(self), (self.queue, self.size, self.limit)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.queue, self.size, self.limit), self.__dict__
 
 
 class LeaseLostError(QueueError):
@@ -173,11 +173,11 @@ class ServerUnavailableError(ServerError, ConnectionError):
 
 
 class OutcomeUnknownError(ServerUnavailableError):
-    """The server stayed away in the middle of a put: the item may or may not be in the queue."""
+    """The server stayed away in the middle of a put: the item may be in the queue or not."""
 
 
 class ServerOutOfMemoryError(ServerError):
-    """The server refused to store more (`maxmemory`). Nothing was put; consumers can still drain."""
+    """The server refused to store more (`maxmemory`). Nothing was put; consumers can drain."""
 
 
 class ServerRefusedError(ServerError):

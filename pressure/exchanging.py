@@ -9,8 +9,8 @@ from typing import Any
 from pressure import flows
 from pressure.core import Core
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
-from pressure.link import Block, Flow, Post, Sleep
 from pressure.protocol import Outcome, Status
+from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import Session
 
@@ -43,7 +43,8 @@ def exchange(
                 yield from exchange(core, session, outcomes, 0, 0.0)
                 return found
         last_try = count == 0 or (until is not None and until <= time.monotonic())
-        waiter = session.link.waiter if not last_try else "-" if session.waiting else ""
+        # It stays registered while it works: to unblock one that isn't blocked does no harm.
+        waiter = "" if last_try or session.waiting else session.link.waiter
         try:
             reply = yield core.protocol.exchange(
                 core.generation,
@@ -55,6 +56,7 @@ def exchange(
                 count=count,
                 ttl_ms=core.ttl_ms,
                 waiter=waiter,
+                moved=session.moved,
             )
         except Disconnected:
             session.stale, session.stale_ahead = True, False
@@ -63,12 +65,13 @@ def exchange(
             session.stale, session.stale_ahead = True, False
             raise
         status = reply[0]
-        if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
+        if status in (Status.OK, Status.EMPTY, Status.CLOSED):
             session.known = True
+            session.moved = 0
             for outcome in outcomes:
                 session.leased.pop(outcome.tag, None)
             outcomes = ()
-            session.waiting = status == Status.EMPTY and not last_try
+            session.waiting = session.waiting or (status == Status.EMPTY and not last_try)
         if status == Status.OK:
             items: list[bytes] = reply[2:]
             _hold(core, session, items)
@@ -92,10 +95,6 @@ def exchange(
             outcomes = ()
             if count == 0:
                 return []
-        elif status == Status.IN_USE:
-            if last_try:
-                return []
-            yield Sleep(flows.RECHECK)
         elif status == Status.AGAIN and fresh:
             # Made anew: nothing of what was held is known there.
             session.reset()
@@ -111,11 +110,10 @@ def _hold(core: Core[Any], session: Session[Any], items: Sequence[bytes]) -> Non
         session.leased[core.tag_of(item)] += 1
 
 
-def wait_for_one(
-    core: Core[Any], session: Session[Any], until: float | None, *, settle: bool = True
-) -> Flow[bytes | None]:
-    """Block for one item. Without `settle` nothing is counted and no room is signalled: for queues
-    without a bound."""
+def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:
+    """Block for one item. What `settle` does for it is left to the next `exchange`, which the caller
+    makes soon: until then no room is signalled. If the lease was lost, its outcome will be dropped.
+    """
     left = flows.SLICE if until is None else until - time.monotonic()
     if left < flows.TINY:
         yield Sleep(max(0.0, left))
@@ -125,17 +123,12 @@ def wait_for_one(
         item: bytes | None = yield Block(
             core.protocol.blocking_take(session.consumer, seconds), seconds, until
         )
-        if item is not None and settle:
-            # Nobody waits for the verdict: if the lease was lost, the outcome will be dropped.
-            yield Post(
-                core.protocol.settle(core.generation, session.consumer, core.client, len(item))
-            )
-            session.waiting = False
     except BaseException as exc:
         session.stale, session.stale_ahead = True, False
         if isinstance(exc, Disconnected):
             return None
         raise
     if item is not None:
+        session.moved += len(item)
         _hold(core, session, [item])
     return item

@@ -21,8 +21,8 @@ from pressure.errors import (
     QueueDoesNotExistError,
     QueueInUseError,
 )
-from pressure.link import Block, Flow, Sleep
 from pressure.protocol import Status
+from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import ID_BYTES, Session
 
@@ -282,9 +282,7 @@ def _blocking_take(
         item: bytes | None = yield Block(command, seconds, until)
         if item is None:
             return None
-        reply = yield core.protocol.settle(
-            generation, session.consumer, core.client, len(item)
-        )
+        reply = yield core.protocol.settle(generation, session.consumer, core.client, len(item))
     except OperationUnblocked:
         # The caller gave up, and nothing came: it waits no longer.
         yield core.protocol.settle(generation, session.consumer, core.client, 0)
@@ -298,10 +296,7 @@ def _blocking_take(
     session.waiting = False
     if reply[0] == Status.LOST:
         session.reset()
-        return None
-    if reply[0] == Status.IN_USE:
-        return None
-    return item
+    return item if reply[0] == Status.OK else None
 
 
 def adopt(core: Core[Any], session: Session[Any]) -> Flow[list[bytes]]:

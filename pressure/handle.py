@@ -1,8 +1,8 @@
 """The synchronous side of a handle: its connections, and what happens while nobody calls.
 
 Sessions are kept in two pools, last used first: those that are consumers, and the others. A call
-borrows one for its duration, so calls from many threads run at once and each session has at most one
-operation under way. What a consumer has to acknowledge thus never waits behind a put that blocks.
+borrows one for its duration, so calls from many threads run at once and each session has at most
+one operation under way. What a consumer has to acknowledge never waits behind a put that blocks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import TypeVar
 from pressure import flows, keeper, upkeep
 from pressure.address import Address
 from pressure.core import Core
+from pressure.driver import resumed, run
 from pressure.errors import PressureError
-from pressure.link import Flow, Link, resumed, run
+from pressure.link import Link
 from pressure.protocol import Command
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["Handle"]

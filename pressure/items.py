@@ -13,8 +13,8 @@ from pressure import blobs, envelope, flows
 from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
 from pressure.errors import PayloadError, QueueError, ServerOutOfMemoryError, SignatureError
-from pressure.link import Flow
 from pressure.protocol import Status
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = [
@@ -92,8 +92,8 @@ def _discard_refused(
 
 class Fetched(NamedTuple):
     """An item that was taken: its tag, the object (or `SKIPPED`), and how often it was delivered in
-    vain before. `ahead` says that it was there at once, and others may have been fetched ahead along
-    with it; `kind`, how it is to be acknowledged."""
+    vain before. `ahead` says that it was there at once, and others may have been fetched along with
+    it; `kind`, how it is to be acknowledged."""
 
     tag: bytes
     obj: Any
@@ -205,7 +205,7 @@ def gather(
 def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -> Flow[Any]:
     """The object of an item that the session holds.
 
-    Raises `PayloadError` for one that cannot be read, which is then in the dead-letter list; returns
+    Raises `PayloadError` for one that cannot be read, which is in the dead letters then; returns
     `SKIPPED` for one that was delivered too often, which is there, too.
     """
     obj, _ = yield from open_leased(core, session, tag, item)

@@ -20,8 +20,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from joblib import parallel
-from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, SequentialBackend
+from joblib.parallel import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+    register_parallel_backend,
+)
 
 from pressure.executor.base import TaskExecutor
 from pressure.executor.client import RedisExecutor
@@ -32,18 +37,16 @@ __all__ = ["PressureBackend", "register"]
 
 def register(*, make_default: bool = False) -> None:
     """Give joblib the backend "pressure"."""
-    parallel.register_parallel_backend("pressure", PressureBackend, make_default=make_default)
+    register_parallel_backend("pressure", PressureBackend, make_default=make_default)
 
 
-class PressureBackend(  # type: ignore[misc]
-    AutoBatchingMixin, parallel.ParallelBackendBase
-):
+class PressureBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """A joblib backend.
 
     Args:
         nesting_level: set by joblib.
-        executor: a `RedisExecutor` or its `options(...)`; it is not shut down. Default: one of local
-            processes, made when it is needed.
+        executor: a `RedisExecutor` or its `options(...)`; it is not shut down. Default: one of
+            local processes, made when it is needed.
 
     If a call fails, what the same `Parallel` has under way is terminated.
     """
@@ -61,10 +64,6 @@ class PressureBackend(  # type: ignore[misc]
         self._executor = executor
         self._lock = threading.Lock()
         self._under_way: set[Future[Any]] = set()
-
-    def __reduce__(self) -> Any:
-        # It goes to the workers inside of nested calls' settings, where only the level counts.
-        return PressureBackend, (self.nesting_level,)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many calls can run at a time. -1: all workers, as far as the executor knows them;

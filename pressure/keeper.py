@@ -60,7 +60,7 @@ class _Keeper:
             self.handles.add(handle)
 
     def wake(self, at: float, owing: Kept | None = None) -> None:
-        """See to it that the thread looks at the handles by `at`, and that `owing` lives till then."""
+        """See to it that the thread looks at the handles by `at`; `owing` lives till then."""
         if owing is not None and owing not in self.owing:
             with self.condition:
                 self.owing.add(owing)
@@ -115,7 +115,8 @@ def _maintain(handle: Kept) -> float:
     return time.monotonic() + 1.0
 
 
-_lock = threading.Lock()
+# Reentrant, since the garbage collector may call `wake` at any time.
+_lock = threading.RLock()
 _keepers: dict[object, _Keeper] = {}
 _of: weakref.WeakKeyDictionary[Kept, _Keeper] = weakref.WeakKeyDictionary()
 _ending_in = 0
@@ -132,7 +133,7 @@ def keep(handle: Kept, server: object = None) -> None:
 
 
 def wake(at: float, owing: Kept | None = None) -> None:
-    """See to it that the handles are looked at by `at` (monotonic), and that `owing` lives till then.
+    """See to it that the handles are looked at by `at` (monotonic); `owing` lives till then.
 
     Without `owing`, that is all handles.
     """
@@ -160,7 +161,7 @@ def _all_handles() -> list[Kept]:
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for keeper in list(_keepers.values()):
         keeper.reset()
     for handle in _all_handles():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pressure.core import Core
 from pressure.envelope import HEADER_BYTES, Envelope
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
-from pressure.link import Flow
 from pressure.protocol import Command, Status
+from pressure.requests import Flow
 
 if TYPE_CHECKING:
     from pressure.handle import Handle

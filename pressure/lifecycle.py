@@ -28,8 +28,8 @@ from pressure.flows import (
     role_waiter,
     wait_at_most,
 )
-from pressure.link import Flow, Sleep
 from pressure.protocol import Command, Status
+from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import ID_BYTES, Session
 

@@ -1,8 +1,7 @@
-"""One connection to the server, and the driver that runs flows over it (synchronously).
+"""One connection to the server, and what may be asked of it.
 
-A flow (see `pressure.flows`) is a generator that yields requests and is sent replies. The driver
-sends each request, reconnects with backoff when the connection breaks, and repeats what may be
-repeated. What may not is left to the flow, by throwing `Disconnected` into it.
+A flow (see `pressure.flows`) is a generator that yields requests and is sent replies. Drivers send
+them over a link (`pressure.driver` synchronously).
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import hiredis
 import redis.exceptions as redis_errors
 
 from pressure.address import Address
-from pressure.errors import OutcomeUnknownError, ServerRefusedError, ServerUnavailableError
+from pressure.errors import ServerRefusedError
 from pressure.protocol import Command
-from pressure.retry import Backoff, Broken, Disconnected, Oom, classify
+from pressure.requests import Block, Flow, Post, Request, Sleep, Stream
+from pressure.retry import Broken, Oom, classify
 
 __all__ = [
-    "Attempts",
     "Block",
     "Executor",
     "Flow",
@@ -31,76 +30,18 @@ __all__ = [
     "Request",
     "Sleep",
     "Stream",
-    "give_up",
-    "resumed",
-    "run",
+    "quickly_packed",
     "run_id",
 ]
 
 log = logging.getLogger("pressure")
 
-T = TypeVar("T")
 BLOCK_MARGIN = 3.0
 """How much later than asked for (seconds) a blocking command may answer before the connection
 counts as broken."""
 OOM_POLL = 0.05
 AHEAD = 3
 """How many commands of a stream are sent before the reply to the first is read."""
-
-
-class Block(NamedTuple):
-    """Block at the server with `command`, which itself ends after `seconds`; stop at `until`
-    (monotonic; None: when the command ends). The reply is None if nothing came."""
-
-    command: Command
-    seconds: float
-    until: float | None
-
-
-class Post(NamedTuple):
-    """Send `command` without waiting for its reply, which nobody needs. The reply to the request
-    itself is None."""
-
-    command: Command
-
-
-class Sleep(NamedTuple):
-    seconds: float
-
-
-class Stream:
-    """Send `count` commands, each of which may be repeated, a few ahead of the replies.
-
-    `command(index)` makes one, whose last word may be large. `received(index, reply)` is called
-    once for each in order, also when the connection breaks in between; False ends the stream early.
-    The reply to the request itself is how many replies were accepted.
-    """
-
-    __slots__ = ("command", "count", "done", "received", "under_way")
-
-    def __init__(
-        self,
-        count: int,
-        command: Callable[[int], Command],
-        received: Callable[[int, Any], bool],
-    ) -> None:
-        self.count = count
-        self.command = command
-        self.received = received
-        self.done = 0
-        self.under_way: Command | None = None
-        """Which command a driver is at that sends one at a time."""
-
-    def accept(self, reply: object) -> bool:
-        """Hand the next reply over; returns whether the stream goes on."""
-        if not self.received(self.done, reply):
-            return False
-        self.done += 1
-        return self.done < self.count
-
-
-Request = Command | Block | Post | Sleep | Stream
-Flow = Generator[Request, Any, T]
 
 
 class Executor(Protocol):
@@ -164,7 +105,7 @@ class Link:
             sent = True
             if self._owed:
                 self._collect(connection)
-            connection.send_packed_command([hiredis.pack_command(command.words)])
+            connection.send_packed_command([quickly_packed(command)])
             return _reply(connection, command)
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, sent) from exc
@@ -193,7 +134,7 @@ class Link:
             connection = self._connection or self.connect()
             if self._owed:
                 self._collect(connection)
-            connection.send_packed_command([hiredis.pack_command(command.words)])
+            connection.send_packed_command([quickly_packed(command)])
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
         except BaseException:
@@ -201,12 +142,12 @@ class Link:
             raise
 
     def send_all(self, commands: Sequence[Command]) -> None:
-        """Send several commands at once, whose replies will be read by `receive`. Raises `Broken`."""
+        """Send several commands at once, whose replies `receive` will read. Raises `Broken`."""
         try:
             connection = self._connection or self.connect()
             if self._owed:
                 self._collect(connection)
-            packed = b"".join([hiredis.pack_command(command.words) for command in commands])
+            packed = b"".join([quickly_packed(command) for command in commands])
             connection.send_packed_command([packed])
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
@@ -304,6 +245,19 @@ def _pack(command: Command) -> list[Any]:
     return [b"".join(head), words[-1], b"\r\n"]
 
 
+def quickly_packed(command: Command) -> bytes:
+    """A command as it goes over the wire, without the checks that redis-py makes of each word."""
+    words: Any = command.words
+    packed: bytes
+    try:
+        packed = hiredis.pack_command(words)
+    except TypeError:
+        # It takes no bytearray.
+        words = tuple(bytes(word) if isinstance(word, bytearray) else word for word in words)
+        packed = hiredis.pack_command(words)
+    return packed
+
+
 def _reply(connection: Any, command: Command) -> Any:
     """The reply to a command; a script that the server has not seen is sent whole."""
     try:
@@ -330,133 +284,3 @@ def run_id(info: bytes) -> str:
         if line.startswith(b"run_id:"):
             return line[7:].decode()
     return ""
-
-
-def give_up(address: Address, request: Request, broken: Broken) -> ServerUnavailableError:
-    """The error for the end of all patience."""
-    command = request.command if isinstance(request, Block) else request
-    if broken.sent and isinstance(command, Command) and command.script is not None:
-        if command.script.name in ("put", "exchange"):
-            return OutcomeUnknownError(
-                f"the server at {address} went away in the middle of a put: it may have been "
-                f"accepted or not ({broken})"
-            )
-    return ServerUnavailableError(f"no usable server at {address} ({broken}): {address.advice()}")
-
-
-class Attempts:
-    """How often the requests of one flow are tried, whichever way they are sent.
-
-    A connection that breaks is made anew for up to `reconnect_timeout` seconds (and not beyond
-    `deadline`, monotonic); a first connection must succeed at once.
-    """
-
-    def __init__(self, address: Address, reconnect_timeout: float, deadline: float | None) -> None:
-        self.deadline = deadline
-        self._address = address
-        self._reconnect_timeout = reconnect_timeout
-        self._backoff: Backoff | None = None
-        self._sent = False
-
-    def succeeded(self) -> None:
-        self._backoff = None
-        self._sent = False
-
-    def failed(self, request: Request, broken: Broken, *, ever_connected: bool) -> float:
-        """How long to wait before the next attempt (seconds).
-
-        Raises `ServerUnavailableError` if there is none, `OutcomeUnknownError` if that was in the
-        middle of a put.
-        """
-        self._sent = broken.sent = self._sent or broken.sent
-        self._backoff = self._backoff or Backoff(self._reconnect_timeout)
-        delay = self._backoff.delay(self.deadline) if ever_connected else None
-        if delay is None:
-            raise give_up(self._address, request, broken) from broken.cause
-        return delay
-
-    def may_repeat(self, request: Request) -> bool:
-        """Whether the request that failed is simply sent again; otherwise the flow decides."""
-        repeated = (
-            isinstance(request, Stream)
-            or (isinstance(request, Command) and request.repeatable)
-            or not self._sent
-        )
-        if not repeated:
-            self._sent = False
-        return repeated
-
-    def may_skip(self, request: Request) -> bool:
-        """Whether a request whose reply was lost counts as one that ended without a result."""
-        return isinstance(request, Block) and request.command.repeatable
-
-
-def resumed(request: Request, flow: Flow[T]) -> Flow[T]:
-    """A started flow, from its first request on."""
-    try:
-        while True:
-            try:
-                reply = yield request
-            except Disconnected as exc:
-                request = flow.throw(exc)
-            else:
-                request = flow.send(reply)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        flow.close()
-
-
-def run(
-    flow: Flow[T],
-    link: Link,
-    control: Executor,
-    *,
-    reconnect_timeout: float,
-    deadline: float | None = None,
-) -> T:
-    """Run a flow to its end; `Attempts` says what happens when the connection breaks."""
-    try:
-        return _run(flow, link, control, Attempts(link.address, reconnect_timeout, deadline))
-    except BaseException:
-        # It puts its session in order now, and not whenever the traceback is dropped.
-        flow.close()
-        raise
-
-
-def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
-    result: T
-    try:
-        request = next(flow)
-        while True:
-            try:
-                try:
-                    if type(request) is Command:
-                        reply = link.execute(request)
-                    elif type(request) is Block:
-                        reply = link.block(request, control)
-                    elif type(request) is Post:
-                        link.post(request.command)
-                        reply = None
-                    elif type(request) is Stream:
-                        reply = link.stream(request)
-                    elif type(request) is Sleep:
-                        time.sleep(request.seconds)
-                        reply = None
-                    attempts.succeeded()
-                except Broken as broken:
-                    time.sleep(attempts.failed(request, broken, ever_connected=link.ever_connected))
-                    if attempts.may_repeat(request):
-                        continue
-                    if not attempts.may_skip(request):
-                        raise Disconnected from None
-                    reply = None
-            except BaseException as exc:
-                # It puts its session in order now, and not whenever the traceback is dropped.
-                request = flow.throw(exc)
-            else:
-                request = flow.send(reply)
-    except StopIteration as stop:
-        result = stop.value
-        return result

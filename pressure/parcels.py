@@ -8,9 +8,9 @@ from pressure import blobs
 from pressure.codec import BadSignature, Codec
 from pressure.content import Buffer, Content
 from pressure.core import Core
-from pressure.link import Flow
+from pressure.requests import Flow
 
-__all__ = ["ID_BYTES", "Delivery", "Record", "fetch", "open_item", "pack", "store", "unstore"]
+__all__ = ["ID_BYTES", "Delivery", "Record", "fetch", "open_item", "pack", "quickly_opened", "quickly_packed", "store", "unstore"]
 
 ID_BYTES = 16
 
@@ -40,6 +40,35 @@ def pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
     if len(record.body) <= blobs.INLINE_BYTES:
         return codec.pack(record.id, bytes(record.body), max_deliveries=record.max_deliveries)
     return (yield from blobs.upload(core, record.id, record.body, record.max_deliveries))
+
+
+def quickly_packed(core: Core[Any], codec: Codec, record: Record) -> bytes | None:
+    """As `pack`, for a record that needs no more than itself; None for others."""
+    body = record.body
+    if type(body) is bytes and len(body) <= blobs.INLINE_BYTES:
+        return codec.pack(record.id, body, max_deliveries=record.max_deliveries)
+    return None
+
+
+def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
+    """As `open_item`, for an item that is sound and complete; None for others."""
+    codec = core.codec
+    assert codec is not None
+    try:
+        parsed = codec.parse(item)
+        if blobs.is_blob(parsed):
+            return None
+        codec.check(parsed)
+    except ValueError:
+        return None
+    return Delivery(
+        parsed.message_id,
+        parsed.client_id,
+        parsed.body,
+        parsed.deliveries,
+        parsed.max_deliveries,
+        parsed.put_ms,
+    )
 
 
 def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:

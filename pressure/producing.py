@@ -17,13 +17,18 @@ from pressure import flows
 from pressure.channel import Channel, Record, pack
 from pressure.core import Core
 from pressure.errors import PressureError
-from pressure.link import Flow, Link
+from pressure.link import Link
+from pressure.parcels import quickly_packed
 from pressure.protocol import Command, Status
+from pressure.requests import Flow
+from pressure.retry import Broken
 from pressure.session import ID_BYTES
 
 __all__ = ["Forgotten", "Producer", "Standing", "Withdrawer"]
 
 PATIENCE = 1.0
+EARLY_BYTES = 16 * 1024
+"""So much fits into a socket's buffer, and is sent without a wait."""
 
 
 class Forgotten(Exception):
@@ -47,6 +52,10 @@ class Producer:
         self._core = channel.core
         self._session = channel.handle.acquire()
         self._generation = b""
+        # Of an early put whose fate is unknown: the record's id, and the put's number.
+        self._doubt = b"", 0
+        self.at_head = False
+        """Whether records go to the head of the queue, and may exceed its bound."""
 
     @property
     def id(self) -> bytes:
@@ -61,6 +70,7 @@ class Producer:
         """Start over under a new id, since the queue is another."""
         self._session.producer, self._session.sequence = os.urandom(ID_BYTES), 0
         self._generation = b""
+        self._doubt = b"", 0
 
     def send(self, records: Sequence[Record]) -> int:
         """Put records in order; returns how many were accepted, which is all of them.
@@ -68,7 +78,13 @@ class Producer:
         Raises `Forgotten`, and what `PressureQueue.put` raises, where `accepted` says how many were
         before; `OperationUnblocked` if `Channel.unblock` was called while there was no room.
         """
-        return self._channel.handle.run(self._send(records), self._session)
+        session = self._session
+        if records and self._doubt == (records[0].id, session.sequence):
+            # Under the same number no second copy is made. If it is not wanted any more, then a new
+            # number keeps it out, should it still be on its way.
+            session.sequence -= 1
+        self._doubt = b"", 0
+        return self._channel.handle.run(self._send(records), session)
 
     def _send(self, records: Sequence[Record]) -> Flow[int]:
         core = self._core
@@ -82,11 +98,61 @@ class Producer:
             assert codec is not None
             values = []
             for record in records:
-                values.append((yield from pack(core, codec, record)))
+                value = quickly_packed(core, codec, record)
+                values.append(value or (yield from pack(core, codec, record)))
             try:
-                return (yield from flows.put(core, self._session, values, None))
+                mode = "head" if self.at_head else ""
+                return (yield from flows.put(core, self._session, values, None, mode))
             except flows.OtherGeneration:
                 yield from flows.describe(core)
+
+    def begin(self, record: Record) -> bool:
+        """Send one small record without waiting for the reply, which `conclude` reads before
+        anything else is sent. False if it has to be sent the usual way."""
+        core, session = self._core, self._session
+        codec = core.codec
+        body = record.body
+        if type(body) is not bytes or len(body) > EARLY_BYTES or codec is None:
+            return False
+        if not self._generation or self._generation != core.generation:
+            return False
+        if not session.link.client_id:
+            return False
+        value = codec.pack(record.id, body, max_deliveries=record.max_deliveries)
+        command = core.protocol.put(
+            core.generation,
+            session.producer,
+            session.next_number(),
+            core.client,
+            [value],
+            mode="head" if self.at_head else "",
+            ttl_ms=core.ttl_ms,
+            hold=session.hold,
+        )
+        self._doubt = record.id, session.sequence
+        try:
+            session.link.send(command)
+        except (PressureError, Broken):
+            return False
+        return True
+
+    def conclude(self, until: float, *, insist: bool) -> int | None:
+        """How many records of `begin` were accepted. If that is not known by `until`: None or, if
+        the caller insists, 0, and the connection is given up."""
+        try:
+            reply = self._session.link.receive(until)
+        except TimeoutError:
+            if not insist:
+                return None
+            self._session.link.close()
+            return 0
+        except (PressureError, Broken):
+            return 0
+        self._doubt = b"", 0
+        if reply[0] != Status.OK:
+            return 0
+        self._session.places = reply[2]
+        return int(reply[1])
 
     def standing(self) -> Standing:
         """Ask the server. Raises `PressureError`."""

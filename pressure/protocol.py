@@ -216,10 +216,14 @@ class Protocol:
         count: int,
         ttl_ms: int = 0,
         waiter: str = "",
+        moved: int = 0,
     ) -> Command:
         pairs: dict[bytes, bytes] = {}
         reply_keys: list[bytes] = []
-        numbers, tags, values, reasons = [], [], [], []
+        numbers: list[bytes] = []
+        tags: list[bytes] = []
+        values: list[bytes] = []
+        reasons: list[int | str] = []
         for index, (tag, reply, value, reason) in enumerate(outcomes, 1):
             if reply is None:
                 numbers.append(_NO_REPLY)
@@ -234,7 +238,7 @@ class Protocol:
             if reason:
                 reasons += (index, reason)
         args: list[Word] = [generation, consumer, client, lease_ms, "1" if known else "", count]
-        args += [ttl_ms, waiter, len(outcomes), b"".join(numbers), *tags, *values, *reasons]
+        args += [ttl_ms, waiter, moved, len(outcomes), b"".join(numbers), *tags, *values, *reasons]
         return self._script(
             "exchange", args, *reply_keys, repeatable=False, taken=self.keys.taken(consumer)
         )
@@ -374,8 +378,8 @@ class Protocol:
 
     # Blobs
 
-    def announce(self, blob_id: bytes, chunks: int) -> Command:
-        return self._script("announce", (blob_id, chunks))
+    def announce(self, blob_id: bytes, chunks: int, ttl_ms: int = 0) -> Command:
+        return self._script("announce", (blob_id, chunks, ttl_ms))
 
     def blob_write(self, blob_id: bytes, index: int, chunk: Buffer) -> Command:
         field = blob_id + index.to_bytes(4, "big")

@@ -31,9 +31,10 @@ from pressure.handle import Handle
 from pressure.keys import validate_name
 from pressure.lease import Lease
 from pressure.letters import DeadLetters
-from pressure.link import Flow, Link
+from pressure.link import Link
 from pressure.pace import Pace
 from pressure.protocol import Command, Status
+from pressure.requests import Flow
 from pressure.stats import QueueStats, parse_stats
 from pressure.taker import Taker
 
@@ -115,8 +116,8 @@ class PressureQueue(Generic[T]):
         """Close the queue for everybody: no more puts; gets go on until it is drained.
 
         Everybody who is blocked on it wakes. Raises `QueueClosedError` if it is closed already, and
-        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. Closing only
-        this handle is `disconnect()`.
+        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. To release
+        this handle alone is `disconnect()`.
         """
         self._described(lifecycle.close(self._core))
 
@@ -158,8 +159,8 @@ class PressureQueue(Generic[T]):
 
         `timeout` is in seconds; None waits for ever. Raises `QueueFullError` (a `queue.Full`),
         `QueueClosedError` (a `ShutDown`), `QueueDoesNotExistError`, `ItemTooLargeError`, or what
-        pickling raises: then nothing was put. A reply that is lost never makes a second copy. If the
-        server stays away in the middle: `OutcomeUnknownError`.
+        pickling raises: then nothing was put. A lost reply never makes a second copy. If the server
+        stays away in the middle: `OutcomeUnknownError`.
         """
         self._put(item, put_deadline(block, timeout, self._core.bound), "")
 

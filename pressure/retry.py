@@ -46,7 +46,7 @@ class Broken(Exception):
 
 
 class Disconnected(Exception):
-    """Thrown into a flow after reconnecting: what it had sent may have been done or not. Internal."""
+    """Thrown into a flow after reconnecting: what it sent may have been done or not. Internal."""
 
 
 class Oom(ServerOutOfMemoryError):

@@ -32,6 +32,7 @@ class Session(Generic[L]):
         "leased",
         "life",
         "link",
+        "moved",
         "opening",
         "pending",
         "places",
@@ -71,6 +72,7 @@ class Session(Generic[L]):
         self.known = False
         self.stale = False
         self.stale_ahead = False
+        self.moved = 0
         self.unsure = 0, Acks()
         self.pending.clear()
         self.leased.clear()
@@ -117,8 +119,8 @@ class Session(Generic[L]):
     ) -> list[bytes]:
         """The items among `held` (tag, item) that this session has not seen: lost replies.
 
-        Of all held ones the server counts `ahead` as fetched ahead; how many of them are unseen (the
-        last ones) is in `adopted_ahead` then.
+        Of all held ones the server counts `ahead` as fetched ahead; how many of these are unseen
+        (the last ones) is in `adopted_ahead` then.
         """
         known = [*buffered, *self.pending]
         seen = Counter(tag for _, tag in known)

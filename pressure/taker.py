@@ -37,8 +37,8 @@ class Taker:
         self._pace = Pace()
 
     def get(self, until: float | None, count: int = 1, *, ahead: bool = False) -> Any:
-        """The oldest item. With `ahead`, more are fetched while the caller is quick; otherwise up to
-        `count` are taken, which the next calls return."""
+        """The oldest item. With `ahead`, more are fetched while the caller is quick; otherwise up
+        to `count` are taken, which the next calls return."""
         while True:
             if ahead:
                 count = self._pace.next_count()

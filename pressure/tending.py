@@ -8,8 +8,8 @@ import time
 from pressure import keeper
 from pressure.errors import PressureError
 from pressure.handle import Handle
-from pressure.link import Flow
 from pressure.protocol import Command
+from pressure.requests import Flow
 
 __all__ = ["Tender"]
 
@@ -30,7 +30,7 @@ class Tender:
 
     def begin(self) -> None:
         self._next = time.monotonic() + self._interval
-        keeper.keep(self, handle.address.identity)
+        keeper.keep(self, self._handle.address.identity)
         keeper.wake(self._next)
 
     def end(self) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pressure import flows
 from pressure.core import Ahead, Core
 from pressure.flows import retire
-from pressure.link import Flow
 from pressure.protocol import Acks, Command, Status
+from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import Session
 
 __all__ = ["acknowledge", "end_lease", "give_back_ahead", "hand_back", "settle", "sign_off"]
+
+ADOPTION = 1.0
+"""How long (seconds) the end of a lease waits until its session has found its items again."""
 
 
 def acknowledge(core: Core[Any], session: Session[Any]) -> Flow[None]:
@@ -97,6 +101,8 @@ def end_lease(
         return core.protocol.ack(consumer, Acks("f", [tag]))
 
     again = False
+    life = session.life
+    patience = time.monotonic() + ADOPTION
     try:
         while True:
             consumer = session.consumer
@@ -105,9 +111,14 @@ def end_lease(
             except Disconnected:
                 again = True
                 continue
-            if reply[0] != Status.LOST or session.consumer == consumer:
+            if reply[0] != Status.LOST or session.life != life:
                 break
-            # The session's connection broke meanwhile, and the items have a new owner's name.
+            # The session's connection broke meanwhile, and the items have a new owner's name, or
+            # will have it as soon as it is known here.
+            if session.consumer == consumer:
+                if not session.stale or time.monotonic() > patience:
+                    break
+                yield Sleep(flows.RECHECK)
     except BaseException:
         # Unknown: the session gives it back if it is still there.
         session.stale = True

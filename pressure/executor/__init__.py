@@ -15,6 +15,7 @@ from pressure.executor.errors import (
     WorkerLostError,
 )
 from pressure.executor.futures import TaskFuture
+from pressure.executor.nested import current_executor
 from pressure.executor.options import Options
 from pressure.executor.sharing import Shared
 from pressure.executor.statistics import ExecutorStats
@@ -35,5 +36,6 @@ __all__ = [
     "TaskTerminatedError",
     "TaskTimeoutError",
     "WorkerLostError",
+    "current_executor",
     "register_by_value",
 ]

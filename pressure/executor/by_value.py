@@ -9,11 +9,20 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["CACHES", "explain", "names_one", "register_by_value", "travels_by_value"]
+__all__ = [
+    "ALSO",
+    "CACHES",
+    "MAIN",
+    "explain",
+    "names_one",
+    "register_by_value",
+    "travels_by_value",
+]
 
 _names: list[str] = []
-_MAIN = b"__main__"
-_patterns = [_MAIN]
+MAIN = b"__main__"
+ALSO: list[bytes] = []
+"""The names of other modules that go by value, as they stand in a pickle."""
 CACHES: weakref.WeakSet[Any] = weakref.WeakSet()
 """What remembers pickles, and has to forget (`clear`) when another module goes by value."""
 
@@ -33,14 +42,14 @@ def register_by_value(module: types.ModuleType) -> None:
     cloudpickle.register_pickle_by_value(module)
     if module.__name__ not in _names:
         _names.append(module.__name__)
-        _patterns.append(module.__name__.encode())
+        ALSO.append(module.__name__.encode())
     for cache in list(CACHES):
         cache.clear()
 
 
 def names_one(data: bytes) -> bool:
     """Whether a pickle refers to something by name that the other side doesn't have under it."""
-    return any(pattern in data for pattern in _patterns) if len(_patterns) > 1 else _MAIN in data
+    return MAIN in data or any(name in data for name in ALSO)
 
 
 def travels_by_value(module: str | None) -> bool:
@@ -60,11 +69,11 @@ def explain(exc: BaseException) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return (
             f"{said}; install {exc.name!r} there ({version}), or, if it is a module of your own, "
-            "send it along with pressure.executor.register_by_value(module)"
+            "send it along with pressure.register_by_value(module)"
         )
     if isinstance(exc, ImportError | AttributeError):
         return (
             f"{said}; the worker has another version of that module ({version}): install the same "
-            "one there, or send it along with pressure.executor.register_by_value(module)"
+            "one there, or send it along with pressure.register_by_value(module)"
         )
     return said

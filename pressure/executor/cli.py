@@ -42,6 +42,13 @@ SIGTERM or SIGINT lets running tasks finish; a second one kills them."""
     help="Seconds that running tasks get to finish when stopping. Default: as long as they take.",
 )
 @click.option(
+    "--lease",
+    type=click.FloatRange(min=0.5),
+    default=15.0,
+    show_default=True,
+    help="Seconds after which the tasks of a machine that is gone run elsewhere.",
+)
+@click.option(
     "--max-tasks-per-child",
     type=click.IntRange(min=1),
     default=None,
@@ -66,6 +73,7 @@ def main(
     processes: int | None,
     prefix: str,
     grace: float | None,
+    lease: float,
     max_tasks_per_child: int | None,
     key_file: Path | None,
     insecure: bool,
@@ -84,7 +92,8 @@ def main(
         validate_name(queue)
         address = Address.of(url)
         keys = key_file.read_text().split() if key_file is not None else None
-        settings = resolve_keys(Settings(reconnect_timeout=RECONNECT_TIMEOUT), keys, address)
+        settings = Settings(lease=lease, reconnect_timeout=RECONNECT_TIMEOUT)
+        settings = resolve_keys(settings, keys, address)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     if not settings.signing_keys and not address.is_local and not insecure:

@@ -39,7 +39,7 @@ __all__ = ["Crew"]
 
 log = logging.getLogger("pressure.worker")
 
-STDERR_LINES = 20
+STDERR_LINES = 40
 STEP = 1.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
@@ -62,7 +62,7 @@ class Crew:
     """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`.
 
     `broken` is called once, with a reason, when the initializer fails in a worker: then no worker
-    is started any more. With `patient`, a worker is asked to stop only when its initializer is done.
+    is started any more. With `patient`, a worker is asked to stop only after its initializer.
     """
 
     def __init__(
@@ -158,7 +158,8 @@ class Crew:
         if now >= self._renew_at:
             self._renew_at = now + self._channel.core.settings.lease / 3
             self._renew()
-            self._warden.start()
+            if not self._stopping:
+                self._warden.start()
         if not self._stopping and len(self._members) < self._wanted:
             timeout = max(0.0, min(timeout, self._not_before - now))
         with self._lock:
@@ -345,6 +346,8 @@ class Crew:
         os.close(write)
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory = ""
+        # What the initializer was given is not kept any longer.
+        del self._post
 
 
 def _signal(process: Any, number: int) -> None:

@@ -3,9 +3,8 @@
     submit ──> unsent ──sender──> task queue ──> workers ──> reply queue ──listener──> futures
 
 It lives as long as there is work, also when the executor that it works for is gone. What was sent
-and not answered is kept in the `Ledger`, so that it can be sent again if the server loses it: all
-of it if a queue is gone or is another than before, and the end of it if the server knows only of
-earlier puts than those that were made.
+and not answered is kept in the `Ledger`, so that it can be sent again if the server loses it; see
+`Recovery`.
 """
 
 from __future__ import annotations
@@ -24,20 +23,24 @@ from pressure.errors import (
     PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
+    ServerOutOfMemoryError,
     ServerUnavailableError,
 )
 from pressure.executor import pickling
 from pressure.executor.answers import Needed, PendingTask, finish, fresh, settle, start
+from pressure.executor.early import EarlySender
 from pressure.executor.ending import Ending
-from pressure.executor.errors import NoWorkersError, ResultPayloadError, TaskLostError
+from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.options import Options
 from pressure.executor.records import Answer, Kind, pack_task, unpack_answer
+from pressure.executor.recovery import Recovery
+from pressure.executor.repeats import Arguments
 from pressure.executor.retries import Retries
 from pressure.executor.sharing import Shelf
 from pressure.executor.statistics import ExecutorStats, Tally
-from pressure.producing import Forgotten, Producer, Withdrawer
+from pressure.producing import Forgotten, Producer
 from pressure.tending import Tender
 
 __all__ = ["Dispatcher"]
@@ -48,14 +51,10 @@ BATCH = 500
 BURST = 16
 """With more tasks than this outstanding, answers are fetched many at a time."""
 LARGE = 4096
-CHECK = 4.0
-"""How often (seconds) the server is asked whether it still has what was sent."""
-ALONE = 5.0
-"""After this long without any worker (seconds) there is a warning."""
-PRUNED = 3000.0
-"""The server forgets a producer that puts nothing for an hour; within this time it has not."""
-CANCEL_PATIENCE = 5.0
+HEAVY = 64 * 1024
+OOM_PAUSE = 0.5
 CLOSE_PATIENCE = 2.0
+EARLY_PATIENCE = 5.0
 
 
 class Dispatcher:
@@ -64,6 +63,8 @@ class Dispatcher:
     `on_idle` is called, by any thread, when the listener may have to be told of the end: somebody
     else then calls `unblock` until `wait` says that it has ended.
     """
+
+    _future_type = TaskFuture
 
     def __init__(
         self,
@@ -78,29 +79,30 @@ class Dispatcher:
         self._channel = channel
         self._reply = channel.reply_channel()
         self._tender = Tender(self._reply.handle)
-        self._bound = bound
         self._packer = pickling.FunctionPacker()
         self._stored: set[bytes] = set()
         self.shelf = Shelf(self._reply, self._stored)
+        self._arguments = Arguments(self.shelf)
         self.tally = Tally()
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self.ledger = Ledger(window, BATCH, max_pending)
         self._retries = Retries(self._again, self._over)
         self._ending = Ending(channel)
-        self._recovering = threading.Lock()
-        self._producer: Producer | None = None
-        self._withdrawer: Withdrawer | None = None
-        self._sent_at = 0.0
-        self._check_every = CHECK
-        if no_workers_timeout is not None:
-            self._check_every = min(CHECK, max(0.1, no_workers_timeout / 2))
-        self._check_at = 0.0
-        self._no_workers_timeout = no_workers_timeout
-        self._heed_workers = heed_workers
-        self._alone_since: float | None = None
-        self._alone_said = False
+        self._early = EarlySender(self.ledger, self._delivered)
+        self._recovery = Recovery(
+            channel,
+            self._reply,
+            self.ledger,
+            self.tally,
+            self._stored,
+            bound=bound,
+            heed_workers=heed_workers,
+            no_workers_timeout=no_workers_timeout,
+        )
         self._away_since: float | None = None
+        # Whether something large is to be acknowledged, which takes up memory until then.
+        self._heavy = False
         self._done = threading.Event()
         self.resolving = False
         """Whether futures are being resolved, and their callbacks called, at the moment."""
@@ -109,12 +111,9 @@ class Dispatcher:
 
     def start(self) -> None:
         """Make the queues, and start the threads. Once; if it raises, all is over."""
-        self._channel.ensure(self._bound)
-        self._reply.ensure()
+        self._producer = self._recovery.start()
+        self._early.begin(self._producer)
         self._tender.begin()
-        self._producer = Producer(self._channel)
-        self._withdrawer = Withdrawer(self._channel)
-        self._check_at = time.monotonic() + self._check_every
         try:
             for target, name in (
                 (self._listen, "pressure listener"),
@@ -135,16 +134,13 @@ class Dispatcher:
     ) -> TaskFuture:
         """Pickle a task now and send it soon. What can't be pickled is the future's exception."""
         task_id = self._prefix + next(self._numbers).to_bytes(8, "big")
-        future = TaskFuture(task_id, self)
+        future = self._future_type(task_id, self)
         try:
             packed = self._packer.pack(function)
             limits = None if options.timeout is None else (options.timeout, options.grace)
             needs: tuple[Needed, ...] = (packed,) if packed.stored else ()
-            if self.shelf.used:
-                arguments, shared = self.shelf.pickled((args, kwargs))
-                needs += shared
-            else:
-                arguments = pickling.dumps((args, kwargs))
+            arguments, shared = self._arguments.pack(args, kwargs)
+            needs += shared
             body = pack_task(
                 packed.reference,
                 arguments,
@@ -162,6 +158,8 @@ class Dispatcher:
             future.set_exception(exc.with_traceback(traceback and traceback.tb_next))
             return future
         task = PendingTask(future, body, options, needs)
+        if self._early.submit(task_id, task):
+            return future
         # A callback of a future must not wait for what only its own thread can bring about.
         may_wait = threading.current_thread() not in self._threads
         if not self.ledger.add(task_id, task, may_wait=may_wait):
@@ -172,34 +170,47 @@ class Dispatcher:
 
     def _send(self) -> None:
         producer = self._producer
-        assert producer is not None
         losses = 0
         try:
             while (batch := self.ledger.next_batch()) is not None:
+                self._early.conclude(EARLY_PATIENCE)
                 if batch.losses != losses:
                     losses = batch.losses
                     producer.renew()
                 self._send_batch(producer, batch)
+                # While this thread waits it keeps no argument alive.
+                del batch
+            self._early.conclude(EARLY_PATIENCE)
             producer.close()
         except BaseException as exc:
             self.fail(exc)
 
+    def _provide(self, needs: Iterable[Needed]) -> None:
+        for needed in needs:
+            if needed.digest not in self._stored:
+                self._reply.store(needed.digest, needed.data)
+                self._stored.add(needed.digest)
+
     def _send_batch(self, producer: Producer, batch: Batch) -> None:
         accepted = 0
         try:
-            for needed in batch.needs:
-                if needed.digest not in self._stored:
-                    self._reply.store(needed.digest, needed.data)
-                    self._stored.add(needed.digest)
+            self._provide(batch.needs)
             accepted = producer.send(batch.records)
         except OperationUnblocked as exc:
             # Somebody wants to have some of it back.
             accepted = exc.accepted
         except (Forgotten, QueueDoesNotExistError) as exc:
             accepted = getattr(exc, "accepted", 0)
-            self._recover(exc, batch.losses)
-        self._sent_at = time.monotonic()
-        self._fail_lost(self.ledger.delivered(batch, accepted, producer.number))
+            self._recovery.recover(exc, batch.losses)
+        except ServerOutOfMemoryError as exc:
+            accepted = exc.accepted
+            self._channel.core.warn_once(f"tasks wait: {exc}")
+            time.sleep(OOM_PAUSE)
+        self._delivered(batch, accepted)
+
+    def _delivered(self, batch: Batch, accepted: int) -> None:
+        self._recovery.sent_at = time.monotonic()
+        self._recovery.fail_lost(self.ledger.delivered(batch, accepted, self._producer.number))
 
     # Answers in
 
@@ -210,22 +221,24 @@ class Dispatcher:
             deliveries: list[Delivery] = []
             sent = self.ledger.sent
             while not self.ledger.is_done():
-                if len(acks) > BURST or len(sent) > BURST or not consumer.known:
+                if len(acks) > BURST or len(sent) > BURST or self._heavy or not consumer.known:
+                    self._heavy = False
                     deliveries, acks = self._exchange(consumer, acks), []
                 else:
                     deliveries = []
                 if not deliveries:
                     one = self._next(consumer)
                     if one is None:
+                        self._early.conclude()
                         deliveries, acks = self._exchange(consumer, acks), []
                     else:
                         deliveries = [one]
                 acks += self._resolve(deliveries)
                 # While this thread waits it keeps no result alive.
                 one, deliveries = None, []
-                if time.monotonic() >= self._check_at:
-                    self._check()
-                    self._check_at = time.monotonic() + self._check_every
+                if time.monotonic() >= self._recovery.check_at:
+                    self._recovery.check()
+                    self.shelf.tidy()
             self._sign_off(consumer, acks)
         except BaseException as exc:
             self.fail(exc)
@@ -241,7 +254,7 @@ class Dispatcher:
         try:
             found = consumer.exchange(acks, BATCH, 0.0)
         except (QueueDoesNotExistError, QueueClosedError) as exc:
-            self._recover(exc, losses)
+            self._recovery.recover(exc, losses)
             return []
         except ServerUnavailableError:
             # One try has a short patience, all together have that of the settings. What was not
@@ -261,8 +274,10 @@ class Dispatcher:
         with ledger.condition:
             for delivery in deliveries:
                 answer = _read(delivery)
-                if len(delivery.body) > LARGE:
+                body = delivery.body
+                if len(body) > LARGE:
                     delivery = delivery._replace(body=b"")
+                    self._heavy = self._heavy or len(body) > HEAVY
                 acks.append(Verdict(delivery, None))
                 task = ledger.tasks.get(delivery.id)
                 if task is None:
@@ -318,86 +333,6 @@ class Dispatcher:
             log.debug("some answers stay until the reply queue's time is over: %s", exc)
         consumer.close()
 
-    # Losses
-
-    def _recover(self, why: BaseException, losses: int) -> None:
-        """The server has lost what was sent, or we were away for too long: all that is outstanding
-        is sent again, except what may run at most once. `losses` is how many the ledger knew of
-        before this one was noticed."""
-        with self._recovering:
-            if self.ledger.losses != losses:
-                return
-            # In this order: a worker drops the tasks of a client that has no reply queue.
-            self._stored.clear()
-            self._reply.ensure()
-            self._channel.ensure(self._bound)
-            lost = self.ledger.lose_all(losses)
-        log.warning("the server lost what was outstanding, which is sent again (%s)", why)
-        self._fail_lost(lost or [])
-
-    def _fail_lost(self, tasks: list[PendingTask]) -> None:
-        for task in tasks:
-            error = TaskLostError(
-                f"task {task.future.task_id} was lost with the server's data; it may run at most "
-                "once, so it was not sent again"
-            )
-            settle(task.future, None, error)
-            self.tally.failed += 1
-
-    def _check(self) -> None:
-        """Ask the server whether it still has what was sent, and whether anybody works on it."""
-        losses, there = self.ledger.in_queue()
-        if not there:
-            self._alone_since, self._alone_said = None, False
-            return
-        assert self._producer is not None and self._withdrawer is not None
-        try:
-            standing = self._producer.standing()
-            for task in self.ledger.forget(self._withdrawer.settle(time.monotonic() + 1.0)):
-                task.future._withdrawn()
-        except PressureError as exc:
-            log.debug("the server does not say what it has: %s", exc)
-            return
-        number = standing.number
-        if number is None and time.monotonic() - self._sent_at < PRUNED:
-            number = 0
-        if number == 0:
-            self._recover(QueueDoesNotExistError(self._channel.name, "it was made anew"), losses)
-        elif number is not None:
-            missing = [task_id for task_id, put in there.items() if put > number]
-            if missing:
-                log.warning("the server lost the end of what was sent: it is sent again")
-                self._stored.clear()
-                self._fail_lost(self.ledger.lose(missing, losses))
-        if self._heed_workers:
-            self._look_for_workers(standing.consumers, len(there))
-
-    def _look_for_workers(self, workers: int, tasks: int) -> None:
-        now = time.monotonic()
-        if workers:
-            self._alone_since, self._alone_said = None, False
-            return
-        self._alone_since = self._alone_since or now
-        alone = now - self._alone_since
-        name, where = self._channel.name, self._channel.handle.address
-        limit = self._no_workers_timeout
-        if limit is not None and alone >= limit:
-            error = NoWorkersError(
-                f"no worker has served queue {name!r} at {where} for {alone:.0f} s: start one with "
-                f"pressure-worker {where} --queue {name}"
-            )
-            self.withdraw_many(list(self.ledger.tasks))
-            for task in self.ledger.forget(list(self.ledger.tasks)):
-                settle(task.future, None, fresh(error))
-        elif alone >= ALONE and not self._alone_said:
-            self._alone_said = True
-            log.warning(
-                "no worker serves queue %r at %s: %d tasks wait for one (pressure-worker)",
-                name,
-                where,
-                tasks,
-            )
-
     # Taking back
 
     def withdraw(self, task_id: bytes) -> bool:
@@ -406,38 +341,15 @@ class Dispatcher:
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         """The futures of the tasks that will now never run. The caller cancels them."""
-        withdrawn, sent = self.ledger.recall(task_ids, self._unblock_sender, 1.0)
-        if sent and self._withdrawer is not None:
-            try:
-                found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
-            except PressureError as exc:
-                # What it did is found out by `_check`.
-                log.warning("could not cancel: %s", exc)
-                found = []
-            withdrawn += self.ledger.forget(found)
+        self._early.conclude(EARLY_PATIENCE)
+        withdrawn = self._recovery.take_back(task_ids)
         self.tally.cancelled += len(withdrawn)
         self._nudge()
         return [task.future for task in withdrawn]
 
     def terminate(self, future: TaskFuture, grace: float) -> bool:
         """Cancel a task, or end it where it runs; see `TaskExecutor.terminate`."""
-        if future.done():
-            return False
-        if future.cancel():
-            return True
-        task_id = future._task_id
-        if self._ending.want(task_id, grace):
-            self._ending.send()
-        if future.done():
-            self._ending.over(task_id)
-            return False
-        return True
-
-    def _unblock_sender(self) -> None:
-        try:
-            self._channel.unblock()
-        except PressureError as exc:
-            log.debug("the sender could not be unblocked: %s", exc)
+        return self._ending.end(future, grace)
 
     def cancel_all(self, spare: int = 0) -> None:
         """Cancel what has not begun, but for the oldest `spare`."""
@@ -516,8 +428,7 @@ class Dispatcher:
         for thread in self._threads:
             if thread is not current:
                 thread.join(CLOSE_PATIENCE)
-        if self._withdrawer is not None:
-            self._withdrawer.close()
+        self._recovery.close()
         try:
             self._reply.delete()
         except PressureError as exc:

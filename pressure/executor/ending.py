@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import wait
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
+from pressure.executor.errors import TaskTerminatedError
+from pressure.executor.futures import TaskFuture
 from pressure.executor.warden import pack_order
 
 __all__ = ["Ending"]
 
 log = logging.getLogger("pressure.executor")
+
+PATIENCE = (0.03, 0.05, 0.1, 0.2, 0.0)
+"""How long (seconds) to look again for a task that is neither in the queue nor known to run."""
 
 
 class Ending:
@@ -44,6 +50,23 @@ class Ending:
             self._due.append(task_id)
             return True
 
+    def end(self, future: TaskFuture, grace: float) -> bool:
+        """See `TaskExecutor.terminate`."""
+        if future.done():
+            return False
+        task_id = future._task_id
+        for patience in PATIENCE:
+            if future.cancel():
+                return True
+            if self.want(task_id, grace):
+                self.send()
+                return True
+            # A worker has just taken it: it starts there soon, or will be given back.
+            if wait([future], timeout=patience).done:
+                self.over(task_id)
+                return future.cancelled() or isinstance(future.exception(), TaskTerminatedError)
+        return True
+
     def over(self, task_id: bytes) -> None:
         """The task is done."""
         if self._supervisors or self._wanted:
@@ -63,6 +86,7 @@ class Ending:
             if not supervisor:
                 continue
             try:
-                self._channel.notify(supervisor, task_id, pack_order(grace))
+                order = pack_order(self._channel.client_id, grace)
+                self._channel.notify(supervisor, task_id, order)
             except PressureError as exc:
                 log.warning("task %s can't be ended: %s", task_id.hex(), exc)

@@ -113,7 +113,7 @@ class Engine:
         """The local worker processes by pid. Waits a moment for those that are being started."""
         if self._crew is None:
             return {}
-        if self._growing and self._started:
+        if self._started and self.context.get_start_method() != "fork":
             self._crew.await_growth(GRACE)
         return self._crew.processes
 
@@ -129,8 +129,10 @@ class Engine:
             self._grow()
         return future
 
-    def start(self) -> None:
-        """Start all that is needed, once."""
+    def start(self, *, everybody: bool = False) -> None:
+        """Start all that is needed, once; with `everybody` all the local workers at once."""
+        if everybody:
+            self._growing = False
         with self._start_lock:
             self._start_once()
 

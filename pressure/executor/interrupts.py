@@ -22,7 +22,7 @@ from typing import Any
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
 from pressure.executor.notes import Notes
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "Unguarded"]
 
 SIGNAL = signal.SIGURG
 """By default it is ignored, so one that arrives where nobody expects it does no harm."""
@@ -137,3 +137,14 @@ class Guard:
             if self.stack and task is self.stack[-1]:
                 self._owed = None
             raise error
+
+
+class Unguarded:
+    """Stands for the guard in other threads, where nothing can be raised from outside."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+
+    def limit(self, timeout: float, grace: float) -> None: ...
+
+    def leave(self, depth: int) -> None: ...

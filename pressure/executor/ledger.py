@@ -33,7 +33,7 @@ class Ledger:
         self._window = window
         self._most = most
         self._max_pending = max_pending
-        lock = threading.Lock()
+        lock = self._lock = threading.Lock()
         self.condition = threading.Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
         self._room = threading.Condition(lock)
@@ -56,7 +56,7 @@ class Ledger:
     def add(self, task_id: bytes, task: PendingTask, *, may_wait: bool) -> bool:
         """Have a task sent soon; waits while there are too many if it `may_wait`. False if no more
         can be taken: there is a `failure`, or the end was announced."""
-        with self.condition:
+        with self._lock:  # the condition's, whose own `with` is slower
             if self._max_pending is not None and may_wait:
                 while len(self.tasks) >= self._max_pending and not self._is_over():
                     self._room.wait()
@@ -69,6 +69,22 @@ class Ledger:
                 self.condition.notify_all()
             return True
 
+    def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
+        """Have a task sent by the caller, who says `delivered`. None if the sender is busy, or there
+        are `few` or more outstanding: then nothing was added."""
+        if not self._idle:
+            return None
+        with self._lock:
+            if not self._idle or self._unsent or self._recalls or len(self.sent) >= few:
+                return None
+            if self._is_over() or task.needs or len(self.sent) >= self._window:
+                return None
+            if self._max_pending is not None and len(self.tasks) >= self._max_pending:
+                return None
+            self.tasks[task_id] = task
+            self._unsent.append(task_id)
+            return self._take(1)
+
     def _is_over(self) -> bool:
         return self.finishing or self.failure is not None
 
@@ -76,6 +92,7 @@ class Ledger:
         """What is to be sent next, once there is something; None at the end."""
         with self.condition:
             while True:
+                self._idle = False
                 if self.is_done():
                     return None
                 room = min(self._most, self._window - len(self.sent))
@@ -105,7 +122,7 @@ class Ledger:
         again. Returns those that were lost meanwhile and must not be sent twice."""
         with self.condition:
             ids = [record.id for record in batch.records]
-            self.sending.clear()
+            self.sending.difference_update(ids)
             there: Iterable[bytes] = ids[:accepted]
             lost: list[PendingTask] = []
             if self.losses != batch.losses:
@@ -136,8 +153,8 @@ class Ledger:
             }
 
     def lose_all(self, losses: int) -> list[PendingTask] | None:
-        """The server has lost all that was sent: it is sent again. Returns what must not be. None if
-        that was known: `losses` is how many there were when the caller noticed."""
+        """The server has lost all that was sent: it is sent again. Returns what must not
+        be, or None if that was known: `losses` is how many there were when the caller noticed."""
         with self.condition:
             if self.losses != losses:
                 return None
@@ -186,7 +203,7 @@ class Ledger:
         return self.tasks.pop(task_id, None)
 
     def settled(self) -> None:
-        if self._idle and (self._unsent or not self.tasks):
+        if self._idle and (self._unsent or (self.finishing and not self.tasks)):
             self._idle = False
             self.condition.notify_all()
         if self._max_pending is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pressure.channel import Channel
 from pressure.codec import BadSignature
+from pressure.content import copy_of
 from pressure.executor import sharing
 from pressure.executor.payloads import loads
 from pressure.executor.records import STORED, Task
@@ -20,13 +21,26 @@ SHARED_BYTES = 256 * 1024 * 1024
 """How much of what tasks share is kept: those that were used last, and in any case the last one."""
 
 
+_NOTHING: Any = object()
+
+
+class _Held:
+    """What was fetched, and the object that was made of it once it was asked for."""
+
+    __slots__ = ("data", "value")
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.value = _NOTHING
+
+
 class Library:
     """Fetches what lies beside the clients' reply queues, and keeps it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._functions: dict[bytes, Callable[..., Any]] = {}
-        self._shared: OrderedDict[tuple[bytes, bytes], tuple[Any, int]] = OrderedDict()
+        self._shared: OrderedDict[tuple[bytes, bytes], _Held] = OrderedDict()
         self._size = 0
         self._lock = threading.RLock()
         sharing.serve(self.shared)
@@ -48,25 +62,32 @@ class Library:
         self._functions[task.function] = function
         return function
 
-    def shared(self, client_id: bytes, digest: bytes) -> Any:
+    def shared(self, client_id: bytes, digest: bytes, private: bool) -> Any:
         """The object that a client shares under a digest. Its buffers are read-only, since other
-        tasks will see it as well. Raises `LookupError` if it is there no more."""
+        tasks will see it as well; unless it is to be a `private` copy. Raises `LookupError` if it
+        is there no more."""
         key = client_id, digest
         with self._lock:
             known = self._shared.get(key)
-            if known is not None:
-                self._shared.move_to_end(key)
-                return known[0]
-            data = self._channel.fetch(client_id, digest)
-            if data is None:
-                raise LookupError(
-                    "a shared argument is gone from the server: its client released it before the "
-                    "task ran"
-                )
-            value = loads(memoryview(data).toreadonly())
-            while self._shared and self._size + len(data) > SHARED_BYTES:
-                _, (_, size) = self._shared.popitem(last=False)
-                self._size -= size
-            self._shared[key] = value, len(data)
-            self._size += len(data)
-            return value
+            if known is None:
+                known = self._fetch(key)
+            self._shared.move_to_end(key)
+            if private:
+                return loads(copy_of(known.data))
+            if known.value is _NOTHING:
+                known.value = loads(known.data.toreadonly())
+            return known.value
+
+    def _fetch(self, key: tuple[bytes, bytes]) -> _Held:
+        data = self._channel.fetch(*key)
+        if data is None:
+            raise LookupError(
+                "a shared argument is gone from the server: its client released it before the task "
+                "ran"
+            )
+        while self._shared and self._size + len(data) > SHARED_BYTES:
+            _, dropped = self._shared.popitem(last=False)
+            self._size -= len(dropped.data)
+        held = self._shared[key] = _Held(memoryview(data))
+        self._size += len(data)
+        return held

@@ -10,16 +10,15 @@ from __future__ import annotations
 import pickle
 import struct
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from pressure.content import ALIGNMENT, Buffer, Content, copy_of
 
-__all__ = ["Packed", "PythonVersionError", "aside", "joined", "loads", "marked"]
+__all__ = ["Packed", "PythonVersionError", "joined", "large", "loads", "marked"]
 
 LARGE = 64 * 1024
-"""From this size on a buffer goes out of band, and a body is no longer copied together. Bodies of
-this size are received into memory of their own, so that what is made of a buffer is writable."""
+"""From this size on buffers go out of band, and a body is no longer copied together. Bodies of this
+size are received into memory of their own, so that what is made of a buffer is writable."""
 _PICKLE = 0x80
 _BY_VALUE = b"V"
 _BUFFERS = b"B"
@@ -71,20 +70,14 @@ class Packed:
         return pickle.loads(_unmarked(self.data), buffers=self.buffers)
 
 
-def aside(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """A `buffer_callback` that puts large buffers there, and leaves the others in the pickle."""
-
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True
-        if raw.nbytes < LARGE:
-            return True
-        buffers.append(raw)
-        return False
-
-    return take
+def large(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
+    """What was pickled out of band, if it is worth that; if it is not, nothing: then it is to be
+    pickled once more, in one piece."""
+    try:
+        raw = [buffer.raw() for buffer in buffers]
+    except BufferError:
+        return []
+    return raw if sum(buffer.nbytes for buffer in raw) >= LARGE else []
 
 
 def joined(head: bytes, payload: bytes | Packed) -> bytes | Content:

@@ -16,8 +16,8 @@ from typing import Any
 
 import cloudpickle
 
-from pressure.executor.by_value import CACHES, names_one, travels_by_value
-from pressure.executor.payloads import Packed, aside, loads, marked
+from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
+from pressure.executor.payloads import Packed, large, loads, marked
 
 __all__ = [
     "FunctionPacker",
@@ -35,33 +35,41 @@ DIGEST_BYTES = 16
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
-def dumps(obj: Any) -> bytes | Packed:
+def dumps(obj: Any, *, settled: bool = True) -> bytes | Packed:
     """Pickle: by name where that can be imported elsewhere, by value where it can't. What changes
-    later is not seen.
+    later is not seen, unless `settled` is false: then large buffers are not copied.
 
     Raises what pickling raises.
     """
-    buffers: list[memoryview] = []
+    buffers: list[pickle.PickleBuffer] = []
     try:
-        data = pickle.dumps(obj, PROTOCOL, buffer_callback=aside(buffers))
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
-        data, buffers = _dumps_value(obj, plain)
+        packed = _dumps_value(obj, plain)
     else:
-        if names_one(data):
-            data, buffers = _dumps_value(obj)
-    return Packed(data, buffers).settled() if buffers else data
+        if MAIN in data or (ALSO and names_one(data)):
+            packed = _dumps_value(obj)
+        elif not buffers:
+            return data
+        else:
+            raw = large(buffers)
+            packed = Packed(data, raw) if raw else pickle.dumps(obj, PROTOCOL)
+    return packed.settled() if settled and isinstance(packed, Packed) else packed
 
 
-def _dumps_value(obj: Any, plain: Exception | None = None) -> tuple[bytes, list[memoryview]]:
+def _dumps_value(obj: Any, plain: Exception | None = None) -> bytes | Packed:
     """Pickle by value; if that is impossible raise `plain`, which users of pickle know."""
-    buffers: list[memoryview] = []
+    buffers: list[pickle.PickleBuffer] = []
     try:
-        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=aside(buffers))
+        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
         if plain is None:
             raise
         raise plain from None
-    return marked(data), buffers
+    if not buffers:
+        return marked(data)
+    raw = large(buffers)
+    return Packed(marked(data), raw) if raw else marked(cloudpickle.dumps(obj, PROTOCOL))
 
 
 class NotReadable(Exception):
@@ -87,21 +95,24 @@ def dumps_result(obj: Any) -> bytes | Packed:
     if type(obj) in _PLAIN:
         return pickle.dumps(obj, PROTOCOL)
     buffer = io.BytesIO()
-    buffers: list[memoryview] = []
-    pickler = _Watching(buffer, PROTOCOL, buffer_callback=aside(buffers))
+    buffers: list[pickle.PickleBuffer] = []
+    pickler = _Watching(buffer, PROTOCOL, buffer_callback=buffers.append)
+    packed: bytes | Packed
     try:
         pickler.dump(obj)
-        data = buffer.getvalue()
+        packed = buffer.getvalue()
+        if buffers:
+            raw = large(buffers)
+            packed = Packed(packed, raw) if raw else pickle.dumps(obj, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
         pickler.special = True
-        data, buffers = _dumps_value(obj, plain)
-    packed = Packed(data, buffers)
+        packed = _dumps_value(obj, plain)
     if pickler.special:
         try:
-            packed.load()
+            packed.load() if isinstance(packed, Packed) else loads(packed)
         except BaseException as exc:
             raise NotReadable(f"it does not unpickle: {type(exc).__name__}: {exc}") from exc
-    return packed if buffers else data
+    return packed
 
 
 class PackedFunction:

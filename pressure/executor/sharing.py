@@ -22,15 +22,15 @@ from pressure.channel import Channel
 from pressure.content import Content
 from pressure.errors import PressureError
 from pressure.executor import pickling
-from pressure.executor.payloads import joined
+from pressure.executor.payloads import Packed, joined
 
-__all__ = ["Entry", "Shared", "Shelf", "serve", "shared_value"]
+__all__ = ["Entry", "Private", "Shared", "Shelf", "private_value", "serve", "shared_value"]
 
 T = TypeVar("T")
 DIGEST_BYTES = 16
 _pickling = threading.local()
 log = logging.getLogger("pressure.executor")
-_serving: list[Callable[[bytes, bytes], Any]] = []
+_serving: list[Callable[[bytes, bytes, bool], Any]] = []
 
 
 class Entry:
@@ -83,15 +83,32 @@ class Shared(Generic[T]):
         entry = self._entry
         if entry is None:
             raise ValueError("the shared object was released")
-        under_way = getattr(_pickling, "under_way", None)
-        if under_way is None or self._shelf.client_id != under_way[0]:
-            raise ValueError("a shared object can be pickled only for tasks of its own executor")
-        under_way[1].append(entry)
-        return shared_value, (entry.client_id, entry.digest)
+        return shared_value, _use(entry)
 
     def __repr__(self) -> str:
         state = "released" if self._entry is None else f"{len(self._entry.data):,} bytes"
         return f"<Shared {state}>"
+
+
+class Private:
+    """Stands for an object in the arguments of tasks, each of which gets a copy of its own."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+
+    def __reduce__(self) -> tuple[Callable[[bytes, bytes], Any], tuple[bytes, bytes]]:
+        return private_value, _use(self._entry)
+
+
+def _use(entry: Entry) -> tuple[bytes, bytes]:
+    """The task whose arguments are being pickled needs this."""
+    under_way = getattr(_pickling, "under_way", None)
+    if under_way is None or entry.client_id != under_way[0]:
+        raise ValueError("a shared object can be pickled only for tasks of its own executor")
+    under_way[1].append(entry)
+    return entry.client_id, entry.digest
 
 
 class Shelf:
@@ -113,25 +130,33 @@ class Shelf:
 
     def share(self, obj: T) -> Shared[T]:
         """Send an object as it is now. Raises what pickling raises, and what the server refuses."""
-        content = joined(b"", pickling.dumps(obj))
-        if isinstance(content, bytes):
-            content = Content([content])
+        self.tidy()
+        entry = self.entry(obj)
+        with self._lock:
+            if entry.digest not in self._stored:
+                self._reply.store(entry.digest, entry.data)
+                self._stored.add(entry.digest)
+        return Shared(self, entry)
+
+    def entry(self, obj: Any) -> Entry:
+        """What is kept of an object as it is now; it is not sent yet. Raises what pickling raises,
+        and `ItemTooLargeError`."""
+        packed = pickling.dumps(obj, settled=False)
+        content = _content(packed)
         self._reply.core.check_size(content)
         hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for piece in content.pieces(CHUNK_BYTES):
             hashed.update(piece)
         digest = hashed.digest()
         self.used = True
-        self.tidy()
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None:
-                entry = Entry(self.client_id, digest, content)
-                self._reply.store(digest, content)
-                self._stored.add(digest)
-                self._entries[digest] = entry
+                if isinstance(packed, Packed):
+                    content = _content(packed.settled())
+                entry = self._entries[digest] = Entry(self.client_id, digest, content)
                 weakref.finalize(entry, self._dropped.append, digest).atexit = False
-        return Shared(self, entry)
+            return entry
 
     def pickled(self, obj: Any) -> tuple[Any, tuple[Entry, ...]]:
         """`pickling.dumps(obj)`, and the shared objects in it, which must stay until it is used."""
@@ -161,8 +186,14 @@ class Shelf:
                     return
 
 
-def serve(find: Callable[[bytes, bytes], Any]) -> None:
-    """From now on, this process runs tasks: `find` gets the object of a client and a digest."""
+def _content(packed: bytes | Packed) -> Content:
+    content = joined(b"", packed)
+    return Content([content]) if isinstance(content, bytes) else content
+
+
+def serve(find: Callable[[bytes, bytes, bool], Any]) -> None:
+    """From now on, this process runs tasks: `find` gets the object of a client and a digest, or
+    (if that is true) a copy of it."""
     _serving[:] = [find]
 
 
@@ -170,4 +201,11 @@ def shared_value(client_id: bytes, digest: bytes) -> Any:
     """What stands in a pickle for a shared object."""
     if not _serving:
         raise LookupError("a shared object can be had only inside a task")
-    return _serving[0](client_id, digest)
+    return _serving[0](client_id, digest, False)
+
+
+def private_value(client_id: bytes, digest: bytes) -> Any:
+    """What stands in a pickle for a copy of one."""
+    if not _serving:
+        raise LookupError("a shared object can be had only inside a task")
+    return _serving[0](client_id, digest, True)

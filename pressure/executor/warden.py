@@ -30,13 +30,13 @@ __all__ = ["Warden", "pack_order"]
 
 log = logging.getLogger("pressure.worker")
 
-_ORDER = struct.Struct(">d")
+_ORDER = struct.Struct(">16sd")
 PAUSE = 0.2
 
 
-def pack_order(grace: float) -> bytes:
-    """The body of the order to end the task that has the message's id."""
-    return _ORDER.pack(grace)
+def pack_order(client_id: bytes, grace: float) -> bytes:
+    """The body of a client's order to end the task that has the message's id."""
+    return _ORDER.pack(client_id, grace)
 
 
 @dataclass(slots=True)
@@ -98,9 +98,9 @@ class Warden:
         if delivery.error or len(delivery.body) != _ORDER.size:
             log.error("an order is ignored: %s", delivery.error or "it is none")
             return
-        (grace,) = _ORDER.unpack(delivery.body)
+        client_id, grace = _ORDER.unpack(delivery.body)
         with self._lock:
-            self._orders[delivery.id] = _Order(delivery.id, delivery.client_id, grace)
+            self._orders[delivery.id] = _Order(delivery.id, client_id, grace)
         self._wake()
 
     def look(self, workers: Iterable[tuple[int, Notes]]) -> float:
@@ -143,7 +143,7 @@ class Warden:
 
     def settle(self, pid: int, snapshot: Snapshot) -> bool:
         """The worker `pid` is dead. If it was killed for the task that it ran, then that task's
-        future gets the error, and True is returned."""
+        future gets the error, and True is returned: it must not be blamed on the worker."""
         task, why = self._killed.pop(pid, (None, ""))
         if task is None or snapshot.task != task:
             return False
@@ -156,11 +156,12 @@ class Warden:
             started=time.time() - (time.monotonic() - snapshot.started),
             finished=time.time(),
         )
+        consumer, client = snapshot.consumer, snapshot.client
         try:
-            conclude(self._channel, snapshot.consumer, snapshot.client, task, body)
+            return conclude(self._channel, consumer, client, task, bytes(body))
         except PressureError as exc:
             log.warning("task %s's end could not be told: %s", task.hex(), exc)
-        return True
+            return False
 
     def close(self) -> None:
         """Stop listening, and leave nothing at the server."""
@@ -175,6 +176,8 @@ class Warden:
             if not thread.is_alive():
                 break
         try:
+            # Sign off first: the deletion would try to wake this consumer for a while.
+            self._replies.disconnect()
             self._replies.delete()
         except PressureError as exc:
             log.debug("the orders' queue stays until its time is over: %s", exc)

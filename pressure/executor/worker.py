@@ -34,11 +34,13 @@ from pressure.errors import (
     QueueError,
     ServerOutOfMemoryError,
 )
+from pressure.executor import context
 from pressure.executor.by_value import explain
 from pressure.executor.capture import Captured
 from pressure.executor.coroutines import CoroutineType, completed
-from pressure.executor.interrupts import Guard
+from pressure.executor.interrupts import Guard, Unguarded
 from pressure.executor.library import Library
+from pressure.executor.lifeline import end_with
 from pressure.executor.notes import Notes
 from pressure.executor.outcomes import broken, pack_exception, pack_result, say
 from pressure.executor.payloads import Packed, loads
@@ -56,6 +58,9 @@ OVERDUE = 0.020
 """After this long on one task, the tasks behind it are given back."""
 TICK = 0.010
 QUIET = 1.0
+HASTEN = 0.05
+SIGN_OFF = 8.0
+"""How long (seconds) an idle worker that is to stop tries to sign off at a server that is away."""
 
 
 def work(post: Post) -> None:
@@ -63,6 +68,9 @@ def work(post: Post) -> None:
     if post.stderr is not None:
         os.dup2(post.stderr.fileno(), 2)
         post.stderr.close()
+    parent = parent_process()
+    if parent is not None:
+        end_with(parent.sentinel)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -91,6 +99,7 @@ class Worker:
 
     def __init__(self, post: Post, notes: Notes) -> None:
         self._channel = post.channel()
+        self._post = post
         self._notes = notes
         self._guard = Guard(notes)
         self._max_tasks = post.max_tasks
@@ -98,6 +107,8 @@ class Worker:
         self._library = Library(self._channel)
         self._clients: dict[bytes, float] = {}
         self._stopping = False
+        self._finished = False
+        self._life = 0
         self._done = 0
         self._lock = threading.Lock()
         """Guards what main thread and watchdog share: the next four."""
@@ -106,25 +117,19 @@ class Worker:
         self._current: Delivery | None = None
         self._started = 0.0
         self._announced = False
-        self._watchdog_asleep = threading.Event()
+        self._bell_read, self._bell_write = os.pipe()
+        self._asleep = False
+        """Whether the watchdog must be woken when a task begins."""
 
     def stop(self) -> None:
-        """Finish the task that runs, give back the others, and end."""
+        """Finish the task that runs, give back the others, and end. For signal handlers."""
         self._stopping = True
-        # The wake-up of a blocked take: from a thread, since the main thread may hold its lock.
-        threading.Thread(target=self._interrupt, daemon=True).start()
-
-    def _interrupt(self) -> None:
-        for _ in range(100):
-            try:
-                self._channel.unblock()
-            except PressureError as exc:
-                log.debug("unblock failed: %s", exc)
-            time.sleep(0.05)
+        os.write(self._bell_write, b"\0")
 
     def run(self) -> None:
         consumer = self._open()
         self._guard.install()
+        context.enter(context.Here(self._post, self._notes, self._guard, self.run_here))
         watchdog = threading.Thread(target=self._watch, args=(consumer,), daemon=True)
         watchdog.start()
         count = 1
@@ -148,6 +153,7 @@ class Worker:
                 continue
             if life != consumer.life:
                 self._verdicts.clear()
+            self._life = consumer.life
             begun = time.monotonic()
             done = self._done
             with self._lock:
@@ -190,8 +196,9 @@ class Worker:
                     return
                 delivery = self._pending.popleft()
                 self._current, self._started, self._announced = delivery, time.monotonic(), False
-            if delivery.max_deliveries == 1:
-                self._isolate(consumer)
+            if delivery.max_deliveries == 1 and not self._isolate(consumer):
+                self._current = None
+                continue
             self._notes.running(delivery.id, delivery.client_id, self._started, self._done)
             verdict = self._handle(delivery)
             self._done += 1
@@ -205,16 +212,16 @@ class Worker:
             # A worker that now waits for its next task keeps nothing of the last one alive.
             del delivery, verdict
 
-    def _isolate(self, consumer: Consumer) -> None:
+    def _isolate(self, consumer: Consumer) -> bool:
         """Hold nothing but the current task: should this machine die, then that one is charged, and
-        so does not run again."""
+        so does not run again. False if the lease was lost, so that it is another's by now."""
         with self._lock:
             behind = [delivery.id for delivery in self._pending]
             self._pending.clear()
         if behind:
             consumer.give_back(behind)
-        if self._verdicts:
-            consumer.exchange(self._take_verdicts(), 0)
+        consumer.exchange(self._take_verdicts(), 0)
+        return consumer.life == self._life
 
     def _handle(self, delivery: Delivery) -> Verdict | None:
         if delivery.error:
@@ -223,14 +230,18 @@ class Worker:
             return self._lost(delivery)
         if not self._client_lives(delivery.client_id):
             return Verdict(delivery, None)
-        return self._run(delivery)
+        return self._run(delivery, self._guard)
 
-    def _run(self, delivery: Delivery) -> Verdict:
+    def run_here(self, delivery: Delivery) -> Verdict:
+        """Run a task that was not claimed, in the thread that calls (`context.Here`)."""
+        mine = threading.current_thread() is threading.main_thread()
+        return self._run(delivery, self._guard if mine else Unguarded(), sealed=False)
+
+    def _run(self, delivery: Delivery, guard: Guard | Unguarded, *, sealed: bool = True) -> Verdict:
         started = time.time()
-        guard = self._guard
         depth = len(guard.stack)
         try:
-            function, args, kwargs = self._read(delivery)
+            function, args, kwargs = self._read(delivery, guard)
         except BaseException as exc:
             guard.leave(depth)
             return self._refuse(delivery, explain(exc))
@@ -248,7 +259,7 @@ class Worker:
             del result
         output = function.output if type(function) is Captured else b""
         verdict = self._answer(delivery, kind, payload, started, output)
-        if type(verdict.answer) is Content:
+        if sealed and type(verdict.answer) is Content:
             # At once: what is large in it is still the task's, and what runs next might change it.
             verdict = self._seal(verdict, started)
         del function, args, kwargs
@@ -264,10 +275,12 @@ class Worker:
             kind, payload = broken(f"the result, {len(answer):,} bytes, cannot travel: {say(exc)}")
             return self._answer(delivery, kind, payload, started)
 
-    def _read(self, delivery: Delivery) -> tuple[Callable[..., Any], Any, Any]:
+    def _read(
+        self, delivery: Delivery, guard: Guard | Unguarded
+    ) -> tuple[Callable[..., Any], Any, Any]:
         task = unpack_task(delivery.body)
         if task.limits is not None:
-            self._guard.limit(*task.limits)
+            guard.limit(*task.limits)
         function = self._library.function(delivery.client_id, task)
         if task.flags & CAPTURE:
             function = Captured(function)
@@ -325,45 +338,63 @@ class Worker:
             self._pending.clear()
         try:
             consumer.exchange(self._take_verdicts(), 0, time.monotonic() + 5.0)
+            context.leave()
             if rest:
                 consumer.give_back([delivery.id for delivery in rest])
             consumer.close()
             self._channel.disconnect()
         except PressureError as exc:
             log.warning("could not sign off: %s", exc)
+        self._finished = True
 
     # The watchdog
 
     def _wake_watchdog(self) -> None:
-        if not self._watchdog_asleep.is_set():
-            self._watchdog_asleep.set()
+        if self._asleep:
+            self._asleep = False
+            os.write(self._bell_write, b"\0")
 
     def _watch(self, consumer: Consumer) -> None:
         parent = parent_process()
         sentinels = [parent.sentinel] if parent is not None else []
-        idle_since = time.monotonic()
+        idle_since = hastened = time.monotonic()
         while True:
-            busy = self._current is not None
-            if busy:
-                idle_since = time.monotonic()
+            now = time.monotonic()
+            if self._current is not None:
+                idle_since = now
                 self._guard.check()
-            elif time.monotonic() - idle_since > QUIET:
-                self._watchdog_asleep.clear()
-                while not self._watchdog_asleep.is_set():
-                    if sentinels and wait_for_any(sentinels, 0):
-                        os._exit(0)
-                    self._watchdog_asleep.wait(QUIET)
+            elif now - idle_since > QUIET and not self._stopping:
+                self._asleep = True
+                # Looked at after that was set, or the beginning of a task might be missed.
+                while self._asleep and self._current is None and not self._stopping:
+                    self._doze(sentinels, QUIET)
+                self._asleep = False
                 idle_since = time.monotonic()
-            if sentinels:
-                if wait_for_any(sentinels, TICK):
-                    # The supervisor is gone; whoever replaces it starts its own workers.
-                    os._exit(0)
-            else:
-                time.sleep(TICK)
+            self._doze(sentinels, TICK)
             try:
                 self._relieve(consumer)
+                if self._stopping and now - hastened > HASTEN:
+                    hastened = now
+                    self._hasten(idle_since)
             except PressureError as exc:
                 log.warning("while a task ran: %s", exc)
+
+    def _doze(self, sentinels: list[int], seconds: float) -> None:
+        ready = wait_for_any([self._bell_read, *sentinels], seconds)
+        if self._bell_read in ready:
+            os.read(self._bell_read, 4096)
+        if len(ready) > (self._bell_read in ready):
+            # The supervisor is gone; whoever replaces it starts its own workers.
+            os._exit(0)
+
+    def _hasten(self, idle_since: float) -> None:
+        """End the main thread's wait for a task, or the process if its server is away."""
+        if self._finished or self._current is not None:
+            return
+        if time.monotonic() - idle_since > SIGN_OFF:
+            log.warning("could not sign off: what this worker held comes back when its lease ends")
+            os._exit(1)
+        self._channel.unblock()
 
     def _relieve(self, consumer: Consumer) -> None:
         """Do what must not wait for a task that runs long."""
@@ -381,7 +412,7 @@ class Worker:
                 announce, self._announced = not self._announced, True
             if behind:
                 consumer.give_back(behind)
-            if verdicts:
+            if verdicts or consumer.unsettled:
                 consumer.exchange(verdicts, 0)
             if announce and current.client_id:
                 notice = pack_answer(

@@ -1,10 +1,10 @@
 #!lua
 -- Note that a blob is about to be uploaded, and drop those whose put never came within an hour.
 -- KEYS  uploads blobs bound
--- ARGV  blob_id chunks
+-- ARGV  blob_id chunks ttl_ms (0: the queue lives until it is deleted)
 -- reply {OK} | {ABSENT}
 local uploads, blobs, bound = unpack(KEYS)
-local id, chunks = ARGV[1], tonumber(ARGV[2])
+local id, chunks, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local HOUR_MS = 3600000
 
 if call('EXISTS', bound) == 0 then return {ABSENT} end
@@ -15,4 +15,5 @@ for _, old in ipairs(call('ZRANGEBYSCORE', uploads, '-inf', now - HOUR_MS, 'LIMI
   call('ZREM', uploads, old)
 end
 call('ZADD', uploads, now, id .. chunks)
+if ttl_ms > 0 then call('PEXPIRE', uploads, ttl_ms) end
 return {OK}

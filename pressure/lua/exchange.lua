@@ -2,46 +2,31 @@
 -- Finish and claim: record the outcomes of leased items in the reply queues that they belong to,
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
--- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans (reply_base reply_bound reply_blobs reply_uploads)...
--- ARGV  generation consumer client lease_ms known count ttl_ms waiter outcomes replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why)
--- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
-local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
-  taken, consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs,
-  dead_letters, orphans = unpack(KEYS)
-local REPLIES = 20
-local expected, id, client, lease_ms, known, count, ttl_ms, waiter, outcomes, replies =
+-- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans (reply_base reply_bound reply_blobs reply_uploads)...
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why)
+-- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
+local base, bound, closed, not_full, room, generation, consumer, leases, departed, taken,
+  consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs, dead_letters,
+  orphans = unpack(KEYS)
+local REPLIES = 19
+local expected, id, client, lease_ms, known, count, ttl_ms, waiter, moved, outcomes, replies =
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]),
-  tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
-local BEFORE = 10
+  tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+local BEFORE = 11
 
-local limit = call('GET', bound)
-if not limit then
+if call('GET', generation) ~= expected then
   call('HDEL', waiters, id)
-  return {ABSENT}
+  if call('EXISTS', bound) == 0 then return {ABSENT} end
+  return {AGAIN}
 end
-if call('GET', generation) ~= expected then return {AGAIN} end
-local now
-if not call('ZSCORE', leases, id) then
-  if known or call('ZSCORE', departed, id) then return {LOST} end
-  now = now_ms()
-  call('ZADD', leases, now + lease_ms, id)
-end
-
-if waiter == '-' then call('HDEL', waiters, id) end
-
 local reasons = {}
 for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
 local dropped, answers = 0, {}
-local has_blobs = call('EXISTS', blobs) == 1
 for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)) do
   if not value then
     dropped = dropped + 1
   else
-    if reasons[i] then
-      bury(dead_letters, value, reasons[i])
-    elseif has_blobs then
-      drop_blob(blobs, value, false)
-    end
+    if reasons[i] then bury(dead_letters, value, reasons[i]) else drop_blob(blobs, value, false) end
     local high, low = string.byte(replies, 2 * i - 1, 2 * i)
     local pair = high * 256 + low
     if pair > 0 then
@@ -50,6 +35,11 @@ for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false
       queue[#queue + 1] = ARGV[BEFORE + outcomes + i]
     end
   end
+end
+-- A lease that was lost took the whole list with it: who still held something has its lease.
+if dropped == outcomes and not call('ZSCORE', leases, id) then
+  if known or call('ZSCORE', departed, id) then return {LOST} end
+  call('ZADD', leases, now_ms() + lease_ms, id)
 end
 for pair, queue in pairs(answers) do
   local first = REPLIES + 4 * pair - 3
@@ -67,26 +57,39 @@ for pair, queue in pairs(answers) do
     if lives > 0 then call('PEXPIRE', reply_base, lives) end
   end
 end
-if outcomes > dropped and call('LLEN', base) == 0 then hint_joiners(joiners, joined) end
 
-if call('LLEN', consumer_free) == 0 then return {IN_USE, call('GET', consumer) or ''} end
 local items = count > 0 and call('RPOP', base, count) or {}
-if #items == 0 then
-  if call('EXISTS', closed) == 1 then
-    call('HDEL', waiters, id)
-    return {CLOSED, dropped}
-  end
-  if #waiter > 1 then call('HSET', waiters, id, waiter) end
-  return {EMPTY, dropped, call('ZCOUNT', leases, '-inf', now or now_ms())}
-end
-push(taken, items, false)
-if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
-local bytes = 0
+local bytes, messages = moved, #items
 for i = 1, #items do bytes = bytes + #items[i] end
-call('SET', consumer, client)
-call('INCRBY', consumed_messages, #items)
-call('INCRBY', consumed_bytes, bytes)
-if tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
-table.insert(items, 1, dropped)
-table.insert(items, 1, OK)
-return items
+if moved > 0 then messages = messages + 1 end
+if #items > 0 then
+  push(taken, items, false)
+  if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
+end
+if messages > 0 then
+  call('SET', consumer, client, 'KEEPTTL')
+  call('INCRBY', consumed_messages, messages)
+  call('INCRBY', consumed_bytes, bytes)
+  if (call('GET', bound) or '0') ~= '0' then
+    restore_room(base, bound, prefetched, not_full, room)
+  end
+end
+if #items > 0 then
+  table.insert(items, 1, dropped)
+  table.insert(items, 1, OK)
+  return items
+end
+if outcomes > dropped then hint_joiners(joiners, joined) end
+-- 0 or 1: deleted, 2: open, 3: closed.
+local state = call('EXISTS', bound, bound, closed)
+if state < 2 then
+  call('HDEL', waiters, id)
+  return {ABSENT}
+end
+if state == 3 then
+  call('HDEL', waiters, id)
+  return {CLOSED, dropped}
+end
+if #waiter > 1 then call('HSET', waiters, id, waiter) end
+-- Who comes without an outcome has waited for a while, and sees to the dead.
+return {EMPTY, dropped, outcomes == 0 and call('ZCOUNT', leases, '-inf', now_ms()) or 0}

@@ -51,13 +51,17 @@ local function reserved(prefetched, now)
   return total, late
 end
 
+-- How many places are reserved for a producer.
+local function reserved_for(prefetched, field)
+  return tonumber(string.match(call('HGET', prefetched, field) or '0', '^%d+'))
+end
+
 -- Reserve `places` for a producer in place of those it had; 0 frees them.
-local function reserve(prefetched, field, places, now)
-  local had = call('HGET', prefetched, field)
-  local change = places - (had and string.match(had, '^%d+') or 0)
+local function reserve(prefetched, field, places, now, had)
+  local change = places - had
   if places > 0 then
     call('HSET', prefetched, field, string.format('%d:%d', places, now + RESERVED_MS))
-  elseif had then
+  else
     call('HDEL', prefetched, field)
   end
   if change ~= 0 and call('HINCRBY', prefetched, '+', change) == 0 then
@@ -107,6 +111,11 @@ end
 local function remove(taken, tags, raw)
   local values = {}
   if #tags == 0 then return values, true end
+  if #tags == 1 then
+    local value = call('RPOP', taken)
+    if value and tag_of(value, raw) == tags[1] then return {value}, true end
+    if value then call('RPUSH', taken, value) end
+  end
   local oldest = call('LRANGE', taken, -#tags, -1)
   local in_order = #oldest == #tags
   for i = 1, #tags do

@@ -46,31 +46,32 @@ end
 limit = tonumber(limit)
 local count = #ARGV - FIRST + 1
 local stamp = now_ms()
-if hold >= 0 then reserve(prefetched, own, 0, stamp) end
+local had = hold >= 0 and reserved_for(prefetched, own) or 0
 local before, asked = 0, count
 if limit > 0 then
-  before = used(base, prefetched)
+  before = used(base, prefetched) - had
   if mode == '' and before + count > limit then
     local _, late = reserved(prefetched, stamp)
-    for _, field in ipairs(late) do reserve(prefetched, field, 0, stamp) end
-    if #late > 0 then before = used(base, prefetched) end
+    for _, field in ipairs(late) do
+      if field ~= own then reserve(prefetched, field, 0, stamp, reserved_for(prefetched, field)) end
+    end
+    if #late > 0 then before = used(base, prefetched) - had end
     count = math.max(0, math.min(count, limit - before))
     if count == 0 and asked > 0 then
       -- 0.15 clients leave an element there now and then, and a place may have been freed here.
+      if had > 0 then reserve(prefetched, own, 0, stamp, had) end
       restore_room(base, bound, prefetched, not_full, room)
       return refuse({FULL, before - call('LLEN', base)})
     end
   end
   -- Others may want to put as well.
   local left = limit - before - count
-  if hold > 0 and call('HGET', prefetched, '+') then left = math.ceil(left / 2) end
+  if hold > 0 and tonumber(call('HGET', prefetched, '+') or 0) > had then left = math.ceil(left / 2) end
   hold = math.min(hold, left)
 end
 hold = math.max(0, hold)
-if hold > 0 then
-  reserve(prefetched, own, hold, stamp)
-  before = before + hold
-end
+if hold > 0 or had > 0 then reserve(prefetched, own, hold, stamp, had) end
+before = before + hold
 if not last then
   -- Forget some producers that were killed long ago.
   for _, other in ipairs(call('HRANDFIELD', producers, 4)) do

@@ -62,25 +62,25 @@ def _dumps(obj: Any, local: bool) -> bytes:
             return bytes(ForkingPickler.dumps(obj, PROTOCOL))
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
-                return pickling.dumps(obj)
+                return pickling.in_one_piece(pickling.dumps(obj))
             except Exception:
                 raise plain from None
-    return pickling.dumps(obj)
+    return pickling.in_one_piece(pickling.dumps(obj))
 
 
 def _run_chunk(function: bytes, items: tuple[Any, ...]) -> list[Any]:
-    return list(map(pickle.loads(function), items))
+    return list(map(pickling.loads(function), items))
 
 
 def _run_starred(function: bytes, items: tuple[Any, ...]) -> list[Any]:
-    return list(itertools.starmap(pickle.loads(function), items))
+    return list(itertools.starmap(pickling.loads(function), items))
 
 
 def run(payload: bytes, local: bool) -> bytes:
     """Run a call in a worker process. The outcome is pickled here and not by the worker, since a
     pool's rules are others than an executor's: what `multiprocessing` can't pickle is an error."""
     try:
-        function, args, kwargs = pickle.loads(payload)
+        function, args, kwargs = pickling.loads(payload)
         result = function(*args, **kwargs)
     except BaseException as exc:
         return _pack_error(exc, local)
@@ -93,7 +93,7 @@ def run(payload: bytes, local: bool) -> bytes:
 def _pack_result(outcome: Any, local: bool) -> bytes:
     if local:
         return bytes(ForkingPickler.dumps(outcome, PROTOCOL))
-    return pickling.dumps_result(outcome)
+    return pickling.in_one_piece(pickling.dumps_result(outcome))
 
 
 def _pack_error(exc: BaseException, local: bool, *, with_traceback: bool = True) -> bytes:
@@ -103,7 +103,7 @@ def _pack_error(exc: BaseException, local: bool, *, with_traceback: bool = True)
     try:
         data = _pack_result((False, (exc, text)), local)
         # Many an exception can be pickled and not be made again.
-        pickle.loads(data)
+        pickling.loads(data)
     except BaseException as failure:
         return pickle.dumps((False, (MaybeEncodingError(failure, exc), text)), PROTOCOL)
     return data
@@ -111,7 +111,7 @@ def _pack_error(exc: BaseException, local: bool, *, with_traceback: bool = True)
 
 def unpack_outcome(data: bytes) -> Outcome:
     """Raises what unpickling raises."""
-    success, value = pickle.loads(data)
+    success, value = pickling.loads(data)
     if success:
         return True, value
     exc, text = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,8 +19,9 @@ from pressure import keeper, lifecycle
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.handle import Handle
-from pressure.link import Flow, Link
+from pressure.link import Link
 from pressure.protocol import Status
+from pressure.requests import Flow
 
 __all__ = ["Caretaker"]
 
@@ -52,10 +54,13 @@ class Caretaker:
         self._next = 0.0
         self._consumers: Sequence[bytes] = ()
         self._finalizer: util.Finalize | None = None
+        # Held while signing off, which the exit of the process has to wait for.
+        self._retiring = threading.Lock()
+        self._retired = False
 
     def begin(self) -> None:
         _on_duty.add(self)
-        keeper.keep(self, handle.address.identity)
+        keeper.keep(self, self._handle.address.identity)
         self._await_exit()
         # A child of multiprocessing forgets the hooks of its parent before it calls this.
         util.register_after_fork(self, Caretaker._await_exit)
@@ -64,7 +69,8 @@ class Caretaker:
             keeper.wake(self._next)
 
     def _await_exit(self) -> None:
-        self._finalizer = util.Finalize(None, self._exit, exitpriority=EXIT_PRIORITY)
+        if not self._retired:
+            self._finalizer = util.Finalize(None, self._exit, exitpriority=EXIT_PRIORITY)
 
     @property
     def _interval(self) -> float:
@@ -74,6 +80,7 @@ class Caretaker:
         """In the child: the parent goes on keeping the queue."""
         self._owner = False
         self.shared = True
+        self._retiring = threading.Lock()
         self._await_exit()
 
     def disconnect(self) -> None:
@@ -88,6 +95,8 @@ class Caretaker:
             keeper.wake(time.monotonic())
 
     def maintain(self, now: float) -> float:
+        if self._retired:
+            return float("inf")
         if self._abandoned and not (self._owner and self.shared):
             self._retire(self._owner)
             return float("inf")
@@ -119,18 +128,21 @@ class Caretaker:
             log.debug("could not sign off: %s", exc)
 
     def _retire(self, delete: bool) -> None:
+        with self._retiring:
+            if self._retired:
+                return
+            self._retired = True
+            self._owner = False
+            try:
+                if delete:
+                    self._handle.call(lifecycle.delete(self._core), time.monotonic() + FAREWELL)
+                    self._handle.forget_queue()
+            except PressureError as exc:
+                log.debug("could not delete queue %s: %s", self._core.name, exc)
+            self._handle.disconnect()
         _on_duty.discard(self)
         if self._finalizer is not None:
             self._finalizer.cancel()
-            self._finalizer = None
-        self._owner = False
-        try:
-            if delete:
-                self._handle.call(lifecycle.delete(self._core), time.monotonic() + FAREWELL)
-                self._handle.forget_queue()
-        except PressureError as exc:
-            log.debug("could not delete queue %s: %s", self._core.name, exc)
-        self._handle.disconnect()
 
     def _keep(self, ttl_ms: int) -> int | None:
         """Renew the time to live; returns how many consumers other processes have, or None if the

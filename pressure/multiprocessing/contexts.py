@@ -1,10 +1,12 @@
-"""Contexts like `multiprocessing.get_context(...)`'s, whose queues are this package's."""
+"""Contexts like `multiprocessing.get_context(...)`'s, with this package's queues and pools."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from multiprocessing import context
 from typing import Any
 
+from pressure.multiprocessing.pool import Pool
 from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["get_context"]
@@ -16,6 +18,15 @@ class _Queues:
     Queue = Queue
     JoinableQueue = JoinableQueue
     SimpleQueue = SimpleQueue
+
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Pool:
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def get_context(self, method: str | None = None) -> Any:
         return self if method is None else get_context(method)

@@ -262,7 +262,8 @@ class Pool:
             self._staff.close()
 
     def terminate(self) -> None:
-        """End at once: what waits is dropped, and what runs in local processes is killed."""
+        """End at once: what waits is dropped, and what runs is killed; by a daemon when that has
+        been told, which this doesn't wait for."""
         self._state = TERMINATE
         self._finalizer.cancel()
         self._staff.terminate()

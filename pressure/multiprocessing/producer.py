@@ -17,23 +17,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import util
 
 from pressure import flows, items
+from pressure.driver import give_up
 from pressure.errors import (
     OutcomeUnknownError,
-    PressureError,
     ServerOutOfMemoryError,
     ServerUnavailableError,
 )
-from pressure.link import Flow, Link, Request, give_up
+from pressure.multiprocessing.outgoing import MOST, REPLY_PATIENCE, Outgoing
 from pressure.multiprocessing.remote import Remote
 from pressure.protocol import Command
-from pressure.retry import Broken, Disconnected
-from pressure.session import Session
+from pressure.retry import Broken
 
 __all__ = ["Producer"]
 
@@ -47,38 +43,26 @@ TICK = 0.0005
 """How long (seconds) the feeder gives the putting thread to send a batch itself."""
 DOZE = 0.05
 """How often (seconds) the feeder looks after a reply that the putting thread should read."""
-REPLY_PATIENCE = 5.0
 QUICK = 0.01
 """Places are reserved for a loop that used up the last ones within this time (seconds)."""
-MOST = 512
-MOST_BYTES = 256 * 1024
 FLUSH_PRIORITY = -5
 """At exit after the children were joined, as the standard library's feeders."""
 RETRY = 0.05
 PLACES_KEEP = 0.005
 """After this long (seconds) without a put, the places that are left are freed."""
-PATIENCE = 1.0
-"""How long (seconds) the feeder tries to reconnect before it looks whether it shall go on."""
 
 
-class Producer:
+class Producer(Outgoing):
     """The sending half of one handle in one process. Thread-safe."""
 
     def __init__(self, remote: Remote, *, exact: bool, reserves: bool) -> None:
-        self._remote = remote
         self._exact = exact
-        self._reserves = reserves
-        self.reset()
+        super().__init__(remote, reserves=reserves)
 
     def reset(self) -> None:
         """Start over, as in a forked child: what is buffered here is the parent's to send."""
-        self._bodies: deque[bytes] = deque()
-        self._under_way: list[bytes] = []
-        self._places = 0
+        super().reset()
         self._hold = 0
-        self._mutex = threading.Lock()
-        # Held while items are under way. Never wait for it with the mutex.
-        self._sending = threading.Lock()
         # Reentrant, since the garbage collector may come here at any time.
         self._work = threading.Condition(threading.RLock())
         self._asleep = False
@@ -87,15 +71,8 @@ class Producer:
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
         self._finalizer: util.Finalize | None = None
-        self._session: Session[Link] | None = None
-        # A send that is not finished: its last request, and its flow. `posted` says that the
-        # request was sent, and its reply is to be read.
-        self._cut_short: tuple[Request, Flow[int]] | None = None
-        self._posted = False
         self._posted_at = 0.0
         self._interval = 0.0
-        self._failure: Exception | None = None
-        self._sends = 0
         self._last = 0.0
         self._reserved_at = 0.0
         self.used = False
@@ -205,83 +182,6 @@ class Producer:
                 self._sent()
                 raise give_up(link.address, request, broken) from broken.cause
 
-    def _collect(self, patience: float) -> bool:
-        """Read the reply to what was posted; False if it is not there, or there is trouble, which
-        the feeder then deals with."""
-        assert self._cut_short is not None
-        _, flow = self._cut_short
-        try:
-            reply = self._producer().link.receive(time.monotonic() + patience)
-        except TimeoutError:
-            if patience:
-                self._posted = False
-                self._producer().link.close()
-            return False
-        except (Broken, PressureError):
-            # To be sent once more, which changes nothing if it was carried out.
-            self._posted = False
-            return False
-        self._posted = False
-        try:
-            self._cut_short = flow.send(reply), flow
-        except StopIteration:
-            self._sent()
-            return True
-        except PressureError:
-            self._bodies.clear()
-            self._sent()
-            raise
-        return False
-
-    def _producer(self) -> Session[Link]:
-        if self._session is None:
-            self._session = self._remote.producer_session()
-        return self._session
-
-    def _begin(self, session: Session[Link]) -> Request:
-        """Take up the next batch. From here on it counts as cut short, until it is sent."""
-        bodies = self._bodies
-        batch = self._under_way = []
-        size = 0
-        while bodies and len(batch) < MOST and size < MOST_BYTES:
-            batch.append(bodies.popleft())
-            size += len(batch[-1])
-        try:
-            flow = items.put_bodies(self._remote.core, session, batch, None)
-            request = next(flow)
-        except BaseException:
-            self._put_back()
-            raise
-        self._cut_short = request, flow
-        return request
-
-    def _sent(self) -> None:
-        self._sends += 1
-        self._under_way = []
-        self._cut_short = None
-
-    def _put_back(self) -> None:
-        self._bodies.extendleft(reversed(self._under_way))
-        self._under_way = []
-        self._cut_short = None
-
-    # Counting
-
-    @contextmanager
-    def counted(self) -> Iterator[int]:
-        """How many items are here and not at the server, while that cannot change."""
-        with self._sending:
-            if self._posted:
-                self._collect(REPLY_PATIENCE)
-            yield len(self._bodies) + len(self._under_way)
-
-    def settle(self) -> None:
-        """Send what is buffered and free the places that are left, before a look at the server."""
-        if self._bodies or self._places or self._cut_short:
-            with self._sending:
-                self._send_all()
-                self._free_places()
-
     # The feeder
 
     def _alert(self) -> None:
@@ -353,55 +253,6 @@ class Producer:
                         self._work.wait()
                     self._asleep = False
 
-    def _send_all(self) -> None:
-        """Send everything, for as long as the server is not away. The caller holds the lock."""
-        while self._cut_short or self._bodies:
-            session = self._producer()
-            if self._posted and self._collect(REPLY_PATIENCE):
-                continue
-            if self._cut_short is None:
-                with self._mutex:
-                    session.hold = self._places if self._reserves else -1
-                    self._places = 0
-                    self._begin(session)
-            self._remote.handle.run(self._resumed(), session, patience=PATIENCE)
-            with self._mutex:
-                self._places = session.places
-            self._sent()
-
-    def _free_places(self) -> None:
-        with self._mutex:
-            places, self._places = self._places, 0
-        if places:
-            session = self._producer()
-            self._remote.handle.run(_free_places(self._remote, session), session, patience=PATIENCE)
-
-    def _resumed(self) -> Flow[int]:
-        """The rest of the send that was cut short. May be cut short in turn."""
-        assert self._cut_short is not None
-        request, flow = self._cut_short
-        while True:
-            self._cut_short = request, flow
-            try:
-                reply = yield request
-            except Disconnected as exc:
-                request = flow.throw(exc)
-                continue
-            try:
-                request = flow.send(reply)
-            except StopIteration as stop:
-                result: int = stop.value
-                return result
-
-    def _drop(self, exc: Exception) -> None:
-        lost = len(self._bodies) + len(self._under_way)
-        self._bodies.clear()
-        self._sent()
-        self._places = 0
-        if lost:
-            self._failure = exc
-            log.warning("queue %s: %d items were not sent: %s", self._remote.core.name, lost, exc)
-
     # The end
 
     def close(self) -> None:
@@ -444,17 +295,3 @@ class Producer:
         if session is not None:
             session.hold = -1
             self._remote.handle.release(session)
-
-
-def _free_places(remote: Remote, session: Session[Link]) -> Flow[None]:
-    core = remote.core
-    session.places = 0
-    yield core.protocol.put(
-        core.generation,
-        session.producer,
-        session.next_number(),
-        core.client,
-        [],
-        ttl_ms=core.ttl_ms,
-        hold=0,
-    )

@@ -27,13 +27,14 @@ from pressure.errors import (
 )
 from pressure.handle import Handle
 from pressure.keys import validate_name
-from pressure.link import Block, Flow, Link
+from pressure.link import Link
 from pressure.multiprocessing import location
 from pressure.multiprocessing.caretaker import Caretaker
 from pressure.multiprocessing.location import Location
 from pressure.multiprocessing.waiting import may_wait, wait_for_one
 from pressure.pace import Pace
 from pressure.protocol import Status
+from pressure.requests import Block, Flow
 from pressure.session import Session
 
 __all__ = ["Remote", "Size"]

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from pressure.executor.client import RedisExecutor
+from pressure.executor.futures import TaskFuture
 from pressure.multiprocessing.calls import Outcome, pack_chunk, pack_function, run, unpack_outcome
 from pressure.multiprocessing.results import IMapIterator, Job, MapResult
 
@@ -27,7 +28,7 @@ class PoolExecutor(RedisExecutor):
 
     def start(self) -> None:
         """Start the processes now: the initializer is to run even if no call comes."""
-        self._engine.start()
+        self._engine.start(everybody=True)
 
     def abandon(self, error: BaseException) -> None:
         """Kill the local processes, and give all futures the error. Doesn't wait."""
@@ -51,6 +52,8 @@ class Staff:
         self._condition = threading.Condition(threading.RLock())
         # Guarded by the condition:
         self._jobs: set[Job] = set()
+        # Of calls that daemons run, which only an order can end.
+        self._remote: set[Future[bytes]] = set()
         self._feeders = 0
         self._closed = False
         self._terminated = False
@@ -78,8 +81,16 @@ class Staff:
             future = self.executor.submit(run, pack(), self.local)
         except Exception as exc:
             job.put(index, (False, exc))
-        else:
-            future.add_done_callback(lambda done: job.put(index, _outcome(done)))
+            return
+        if not self.local:
+            with self._condition:
+                self._remote.add(future)
+            future.add_done_callback(self._answered)
+        future.add_done_callback(lambda done: job.put(index, _outcome(done)))
+
+    def _answered(self, future: Future[bytes]) -> None:
+        with self._condition:
+            self._remote.discard(future)
 
     def send_chunks(
         self,
@@ -179,11 +190,18 @@ class Staff:
         with self._condition:
             self._terminated = True
             jobs, self._jobs = self._jobs, set()
+            remote, self._remote = self._remote, set[Future[bytes]]()
             self._condition.notify_all()
         _working.discard(self)
         error = CancelledError("the pool was terminated")
         for job in jobs:
             job.abandon(error)
+        if remote:
+            # What can't be cancelled has begun.
+            self.executor.shutdown(wait=False, cancel_futures=True)
+            for future in remote:
+                if isinstance(future, TaskFuture) and not future.done():
+                    self.executor.terminate(future)
         self.executor.abandon(error)
 
     def wait(self) -> None:

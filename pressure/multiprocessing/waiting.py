@@ -58,22 +58,35 @@ def wait_for_one(handle: Handle, session: Session[Link], until: float | None) ->
     """Block until an item comes, a while passes, or the deadline does (monotonic). If nothing came,
     ask `take`: it may know why."""
     core, link = handle.core, session.link
-    left = flows.SLICE if until is None else until - time.monotonic()
-    seconds = min(flows.SLICE, left + 0.1)
+    patience = flows.SLICE if until is None else until - time.monotonic() + 0.1
+    seconds = min(flows.SLICE, patience)
     acks = session.collect()
     number = session.next_number() if acks.tags else 0
     try:
-        commands = [
-            core.protocol.blocking_take(session.consumer, seconds),
-            core.protocol.settle(core.generation, session.consumer, core.client, -1),
-        ]
+        commands = [core.protocol.blocking_take(session.consumer, seconds)]
+        # Nobody waits for room in a queue without a bound, nor reads the statistics of one without
+        # a name. Whether the lease was lost is said by the acknowledgement.
+        settles = not acks.tags or core.bound > 0 or not core.ttl_ms
+        if settles:
+            commands.append(
+                core.protocol.settle(core.generation, session.consumer, core.client, -1)
+            )
+        else:
+            commands.append(Command(("LLEN", core.protocol.keys.base)))
         if acks.tags:
             commands.insert(0, core.protocol.ack(session.consumer, acks, number))
+        began = time.monotonic()
         link.send_all(commands)
         if acks.tags and link.receive()[0] != Status.OK:
             raise _NotSmooth
         item: bytes | None = _receive(handle, link, seconds, until)
-        settled, *rest = link.receive()
+        last = link.receive()
+        if settles:
+            settled, *rest = last
+            left = rest[0] if rest else 0
+        else:
+            stood_still = time.monotonic() - began > core.settings.lease / 2
+            settled, left = (Status.LOST if stood_still else Status.OK), last
         if settled != Status.OK:
             raise _NotSmooth
     except (_NotSmooth, Broken, TimeoutError, PressureError) as exc:
@@ -88,7 +101,7 @@ def wait_for_one(handle: Handle, session: Session[Link], until: float | None) ->
         session.doubt(number, acks)
         raise
     session.waiting = False
-    return Arrival(item, rest[0])
+    return Arrival(item, left)
 
 
 class _NotSmooth(Exception):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -172,7 +173,7 @@ def test_each_blocked_caller_is_woken_once(make: Make) -> None:
     assert {getter.result() for getter in getters} == set(range(10))
     bounded = make(1)
     bounded.put("first")
-    putters = [Caller(lambda number=number: bounded.put(number)) for number in range(10)]
+    putters = [Caller(partial(bounded.put, number)) for number in range(10)]
     assert all(putter.waits for putter in putters)
     got = [bounded.get(timeout=WAKE) for _ in range(11)]
     assert sorted(map(str, got)) == sorted(["first", *map(str, range(10))])
@@ -182,9 +183,12 @@ def test_each_blocked_caller_is_woken_once(make: Make) -> None:
 def test_the_bound_holds_for_many_threads(make: Make) -> None:
     q = make(5)
     sizes = []
-    putters = [
-        Caller(lambda at=at: [q.put((at, number)) for number in range(40)]) for at in range(4)
-    ]
+
+    def put_all(at: int) -> None:
+        for number in range(40):
+            q.put((at, number))
+
+    putters = [Caller(partial(put_all, at)) for at in range(4)]
     got = []
     for _ in range(160):
         sizes.append(q.qsize())
@@ -280,11 +284,11 @@ def test_shutdown_refuses_puts_and_drains(make_closable: Make) -> None:
     q.put(2)
     q.shutdown()
     assert q.is_shutdown
-    for put in (lambda: q.put(3), lambda: q.put_nowait(3), lambda: q.put(3, timeout=0.01)):
+    for put in (partial(q.put, 3), partial(q.put_nowait, 3), partial(q.put, 3, timeout=0.01)):
         with pytest.raises(pressure.ShutDown):
             put()
     assert [q.get(), q.get_nowait()] == [1, 2]
-    for get in (q.get, q.get_nowait, lambda: q.get(timeout=0.01)):
+    for get in (q.get, q.get_nowait, partial(q.get, timeout=0.01)):
         with pytest.raises(pressure.ShutDown):
             get()
 
@@ -368,6 +372,6 @@ def test_threads_may_come_and_go(make: Make) -> None:
     """What a thread left behind is settled though it is gone."""
     q = make(1)
     for number in range(20):
-        assert Caller(lambda number=number: q.put(number)).result() is None
+        assert Caller(partial(q.put, number)).result() is None
         assert Caller(q.get).result() == number
     assert eventually(q.empty)

@@ -14,7 +14,7 @@ from pressure.executor import RedisExecutor
 
 ROOT = Path(__file__).resolve().parents[2]
 MODES = ("local", "daemon")
-PATIENCE = 30.0
+PATIENCE = 15.0
 """Seconds after which a test counts as hung."""
 
 
@@ -53,4 +53,7 @@ def executor(
         try:
             yield made
         finally:
+            if made.stats().running:
+                # A test has failed, and what still runs would hold up the end.
+                made.kill_workers()
             made.shutdown(wait=True, cancel_futures=True)

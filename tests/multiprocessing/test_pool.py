@@ -27,6 +27,7 @@ import pytest
 import pressure.multiprocessing
 from pressure.executor import InitializerError, WorkerLostError
 from pressure.multiprocessing.pool import AHEAD
+from tests.executor.crews import daemon
 
 WAIT = 30.0
 """Seconds that no wait in here may take: a guard against hangs."""
@@ -337,12 +338,18 @@ def test_a_forgotten_pool_warns_and_ends(make_pool: MakePool) -> None:
     pool = kind(2)
     assert pool.apply(square, (2,)) == 4
     processes = list(pool._pool)
+    until = time.monotonic() + WAIT
+    message = ""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         del pool
-        gc.collect()
-    assert any("unclosed running multiprocessing pool" in str(w.message) for w in warned)
-    until = time.monotonic() + WAIT
+        while "unclosed running multiprocessing pool" not in message:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+            gc.collect()
+            # What is recorded refers to the pool.
+            message = str(warned.pop().message) if warned else ""
+    gc.collect()
     while any(process.is_alive() for process in processes):
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -394,6 +401,16 @@ def test_ours_leaves_no_result_waiting(make_ours: MakePool, tmp_path: Path) -> N
     assert called == []
 
 
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_context_makes_ours(method: str) -> None:
+    context = pressure.multiprocessing.get_context(method)
+    with context.Pool(1) as pool:
+        assert isinstance(pool, pressure.multiprocessing.Pool)
+        assert len(pool._pool) == 1
+        assert type(pool._pool[0]) is context.Process
+        assert pool.apply(int, ("3",)) == 3
+
+
 def test_ours_takes_functions_by_value(make_ours: MakePool) -> None:
     offset = 3
     pool = make_ours(1)
@@ -416,25 +433,15 @@ def test_ours_is_broken_by_its_initializer(make_ours: MakePool) -> None:
         pool.map_async(square, range(10)).get(WAIT)
 
 
-def test_ours_reads_an_endless_iterable_only_so_far(make_ours: MakePool) -> None:
-    read = 0
-
-    def numbers() -> Iterator[int]:
-        nonlocal read
-        for read in itertools.count(1):
-            yield read
-
+def test_ours_reads_an_endless_iterable_only_so_far(make_ours: MakePool, tmp_path: Path) -> None:
+    read = itertools.count()
     pool = make_ours(1)
-    gate = pressure.multiprocessing.Event()
-    pool.apply_async(wait_for_event)
-    results = pool.imap(square, numbers())
-    assert next(results) == 1
-    assert read <= 2 * AHEAD
-    del gate, results
-
-
-def wait_for_event() -> None:
-    time.sleep(0.1)
+    pool.apply_async(block, (str(tmp_path / "pid"),))
+    wait_for_file(tmp_path / "pid")
+    results = pool.imap(square, read)
+    with pytest.raises(multiprocessing.TimeoutError):
+        results.next(0.5)
+    assert next(read) <= AHEAD + 1
 
 
 def test_ours_has_workers_that_may_have_children(make_ours: MakePool) -> None:
@@ -494,3 +501,53 @@ def test_ours_in_a_script_sees_the_scripts_globals(tmp_path: Path) -> None:
         [sys.executable, script], capture_output=True, text=True, timeout=WAIT, check=False
     )
     assert (done.stdout, done.stderr) == ("[5, 6, 7]\n", "")
+
+
+@pytest.fixture
+def remote_pool(url: str, queue_name: str) -> Iterator[Any]:
+    """A pool whose work two processes of a daemon do."""
+    with daemon(url, queue_name, 2):
+        pool = pressure.multiprocessing.Pool(2, url=url, queue=queue_name)
+        yield pool
+        pool.terminate()
+        pool.join()
+
+
+def test_daemons_do_the_work(remote_pool: Any) -> None:
+    offset = 1
+    assert remote_pool._pool == []
+    assert remote_pool.map(lambda x: x + offset, range(100)) == list(range(1, 101))
+    assert list(remote_pool.imap(square, range(100))) == [x * x for x in range(100)]
+    assert os.getpid() not in remote_pool.map(pid_of, range(10))
+    with pytest.raises(KeyError) as caught:
+        remote_pool.apply(fail, (1,))
+    assert type(caught.value.__cause__) is remote["RemoteTraceback"]
+    with pytest.raises(remote["MaybeEncodingError"]):
+        remote_pool.apply(threading.Lock)
+    remote_pool.close()
+    remote_pool.join()
+
+
+def test_daemons_are_told_to_terminate(remote_pool: Any, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}") for number in range(100)]
+    remote_pool.map_async(block_and_tell, paths, chunksize=1)
+    wait_for_file(tmp_path / "0")
+    remote_pool.terminate()
+    remote_pool.join()
+    wait_for_file(tmp_path / "0-ended")
+    begun = len(list(tmp_path.glob("*[0-9]")))
+    assert begun <= 2 + 2, "what waited was begun, too"
+
+
+def block_and_tell(path: str) -> None:
+    try:
+        block(path)
+    finally:
+        Path(f"{path}-ended").write_text("now")
+
+
+def test_what_is_for_local_processes_is_refused_with_a_url(url: str) -> None:
+    with pytest.raises(ValueError, match="local"):
+        pressure.multiprocessing.Pool(initializer=set_setting, initargs=("x",), url=url)
+    with pytest.raises(ValueError, match="local"):
+        pressure.multiprocessing.Pool(maxtasksperchild=1, url=url)

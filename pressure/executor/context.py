@@ -1,0 +1,50 @@
+"""What the code of a task can know of the worker process that runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pressure.channel import Delivery, Verdict
+from pressure.executor.interrupts import Guard
+from pressure.executor.notes import Notes
+from pressure.executor.post import Post
+
+__all__ = ["Here", "enter", "here", "leave"]
+
+
+@dataclass(slots=True)
+class Here:
+    """`run` runs a task in the thread that calls it; `at_exit` is called when the worker ends."""
+
+    post: Post
+    notes: Notes
+    guard: Guard
+    run: Callable[[Delivery], Verdict]
+    at_exit: list[Callable[[], None]] = field(default_factory=list)
+    process: int = field(default_factory=os.getpid)
+
+
+_here: list[Here] = []
+
+
+def enter(place: Here) -> None:
+    """This process runs tasks from now on."""
+    _here[:] = [place]
+
+
+def here() -> Here | None:
+    """None in a process that runs no tasks; so in the child that a task forks."""
+    if _here and _here[0].process == os.getpid():
+        return _here[0]
+    return None
+
+
+def leave() -> None:
+    """The worker ends: what tasks have left behind is cleaned up."""
+    place = here()
+    _here.clear()
+    if place is not None:
+        for clean_up in place.at_exit:
+            clean_up()

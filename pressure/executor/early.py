@@ -1,0 +1,73 @@
+"""Sending a lone task from the thread that submits it.
+
+To wake the sender thread takes as long as the rest of a lone task's way to the server. So when
+nothing is outstanding, the submitting thread writes the put itself, without waiting for the reply.
+Whoever comes next reads that: the next early submit, the sender, or the listener. A put whose
+reply was lost is sent again by the sender under its old number, which makes no second copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pressure.executor.answers import PendingTask
+from pressure.executor.ledger import Batch, Ledger
+from pressure.producing import Producer
+
+__all__ = ["EarlySender"]
+
+FEW = 4
+"""With this many tasks outstanding, sending them together is quicker."""
+
+
+class EarlySender:
+    """`delivered` is told what became of a batch: how many of it were accepted. Thread-safe."""
+
+    def __init__(self, ledger: Ledger, delivered: Callable[[Batch, int], None]) -> None:
+        self._ledger = ledger
+        self._delivered = delivered
+        self._lock = threading.Lock()
+        self._batch: Batch | None = None
+        self._producer: Producer | None = None
+
+    def begin(self, producer: Producer) -> None:
+        self._producer = producer
+
+    def submit(self, task_id: bytes, task: PendingTask) -> bool:
+        """Send a task, if that needs no wait; False: it is left to the sender."""
+        producer = self._producer
+        if producer is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._batch is not None and not self._conclude(producer):
+                return False
+            batch = self._ledger.add_early(task_id, task, FEW)
+            if batch is None:
+                return False
+            if producer.begin(batch.records[0]):
+                self._batch = batch
+            else:
+                self._delivered(batch, 0)
+            return True
+        finally:
+            self._lock.release()
+
+    def conclude(self, patience: float = 0.0) -> None:
+        """Read the reply that is due. With `patience` (seconds) nothing is due any more then."""
+        if self._batch is not None:
+            with self._lock:
+                if self._producer is not None:
+                    self._conclude(self._producer, patience)
+
+    def _conclude(self, producer: Producer, patience: float = 0.0) -> bool:
+        batch = self._batch
+        if batch is None:
+            return True
+        accepted = producer.conclude(time.monotonic() + patience, insist=patience > 0)
+        if accepted is None:
+            return False
+        self._batch = None
+        self._delivered(batch, accepted)
+        return True

@@ -1,0 +1,188 @@
+"""What a client does about losses: of the server's data, of the end of it, and of all workers.
+
+The server is asked now and then whether it still has what was sent. All of it is sent again if a
+queue is gone or is another than before, and the end of it if the server knows only of earlier puts
+than those that were made. What may run at most once fails instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from pressure.channel import Channel
+from pressure.errors import PressureError
+from pressure.executor.answers import PendingTask, fresh, settle
+from pressure.executor.errors import NoWorkersError, TaskLostError
+from pressure.executor.ledger import Ledger
+from pressure.executor.statistics import Tally
+from pressure.producing import Producer, Withdrawer
+
+__all__ = ["Recovery"]
+
+log = logging.getLogger("pressure.executor")
+
+CHECK = 4.0
+"""How often (seconds) the server is asked whether it still has what was sent."""
+SOON = 1.0
+"""How soon (seconds) at first, and while there are no workers."""
+ALONE = 5.0
+"""After this long without any worker (seconds) there is a warning."""
+PRUNED = 3000.0
+"""The server forgets a producer that puts nothing for an hour; within this time it has not."""
+CANCEL_PATIENCE = 5.0
+RECALL_PATIENCE = 1.0
+
+
+class Recovery:
+    """`stored` are the digests of what lies beside the reply queue."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        reply: Channel,
+        ledger: Ledger,
+        tally: Tally,
+        stored: set[bytes],
+        *,
+        bound: int,
+        heed_workers: bool,
+        no_workers_timeout: float | None,
+    ) -> None:
+        self._channel = channel
+        self._reply = reply
+        self._ledger = ledger
+        self._tally = tally
+        self._stored = stored
+        self._bound = bound
+        self._heed_workers = heed_workers
+        self._no_workers_timeout = no_workers_timeout
+        self._lock = threading.Lock()
+        self._every = CHECK
+        if no_workers_timeout is not None:
+            self._every = min(CHECK, max(0.1, no_workers_timeout / 2))
+        self._alone_since: float | None = None
+        self._alone_said = False
+        self.check_at = time.monotonic() + SOON
+        """When `check` is due."""
+        self.sent_at = 0.0
+        """When the last batch was sent."""
+
+    def start(self) -> Producer:
+        """Make the queues, and what sends to them."""
+        self._channel.ensure(self._bound)
+        self._reply.ensure()
+        self._producer = Producer(self._channel)
+        self._withdrawer = Withdrawer(self._channel)
+        return self._producer
+
+    def close(self) -> None:
+        withdrawer = getattr(self, "_withdrawer", None)
+        if withdrawer is not None:
+            withdrawer.close()
+
+    # Losses
+
+    def recover(self, why: object, losses: int) -> None:
+        """The server has lost what was sent, or we were away for too long. `losses` is how many the
+        ledger knew of before this one was noticed."""
+        with self._lock:
+            if self._ledger.losses != losses:
+                return
+            self._stored.clear()
+            # In this order: a worker drops the tasks of a client that has no reply queue.
+            self._reply.ensure()
+            self._channel.ensure(self._bound)
+            lost = self._ledger.lose_all(losses) or []
+        log.warning("the server lost what was outstanding, which is sent again (%s)", why)
+        self.fail_lost(lost)
+
+    def fail_lost(self, tasks: Iterable[PendingTask]) -> None:
+        """These may run at most once, and it is unknown whether they did."""
+        for task in tasks:
+            error = TaskLostError(
+                f"task {task.future.task_id} was lost with the server's data; it may run at most "
+                "once, so it was not sent again"
+            )
+            settle(task.future, None, error)
+            self._tally.failed += 1
+
+    def check(self) -> None:
+        """Ask the server whether it still has what was sent, and whether anybody works on it."""
+        self.check_at = time.monotonic() + self._every
+        losses, there = self._ledger.in_queue()
+        if not there:
+            self._alone_since, self._alone_said = None, False
+            return
+        try:
+            standing = self._producer.standing()
+            for task in self._ledger.forget(self._withdrawer.settle(time.monotonic() + 1.0)):
+                task.future._withdrawn()
+        except PressureError as exc:
+            log.debug("the server does not say what it has: %s", exc)
+            return
+        number = standing.number
+        if number is None and time.monotonic() - self.sent_at < PRUNED:
+            number = 0
+        if number == 0:
+            self.recover(f"queue {self._channel.name!r} was made anew", losses)
+        elif number is not None:
+            missing = [task_id for task_id, put in there.items() if put > number]
+            if missing:
+                log.warning("the server lost the end of what was sent, which is sent again")
+                self._stored.clear()
+                self.fail_lost(self._ledger.lose(missing, losses))
+        if self._heed_workers:
+            self._look_for_workers(standing.consumers, len(there))
+
+    def _look_for_workers(self, workers: int, tasks: int) -> None:
+        if workers:
+            self._alone_since, self._alone_said = None, False
+            return
+        now = time.monotonic()
+        self.check_at = now + min(self._every, SOON)
+        self._alone_since = self._alone_since or now
+        alone = now - self._alone_since
+        limit = self._no_workers_timeout
+        where = f"queue {self._channel.name!r} at {self._channel.handle.address}"
+        if limit is not None and alone >= limit:
+            self._give_up(f"no worker has served {where} for {alone:.0f} s: start pressure-worker")
+        elif alone >= ALONE and not self._alone_said:
+            self._alone_said = True
+            log.warning(
+                "no worker serves %s: %d tasks wait until a pressure-worker is started there",
+                where,
+                tasks,
+            )
+
+    def _give_up(self, why: str) -> None:
+        # Out of the queue first, or they would run when a worker comes after all.
+        everything = list(self._ledger.tasks)
+        tasks = self.take_back(everything)
+        tasks += self._ledger.forget(everything)
+        for task in tasks:
+            settle(task.future, None, fresh(NoWorkersError(why)))
+            self._tally.failed += 1
+
+    # Taking back
+
+    def take_back(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+        """Those of the tasks that nobody had begun; they will never run."""
+        taken, sent = self._ledger.recall(task_ids, self._unblock_sender, RECALL_PATIENCE)
+        if sent:
+            try:
+                found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
+            except PressureError as exc:
+                # What it did is found out by `check`.
+                log.warning("could not cancel: %s", exc)
+                found = []
+            taken += self._ledger.forget(found)
+        return taken
+
+    def _unblock_sender(self) -> None:
+        try:
+            self._channel.unblock()
+        except PressureError as exc:
+            log.debug("the sender could not be unblocked: %s", exc)

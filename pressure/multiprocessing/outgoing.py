@@ -1,0 +1,201 @@
+"""The items of one producer on their way, and what is known of those whose reply is outstanding.
+
+A send is a flow like any other, but it need not be run to its end at once: its request can be sent
+now and the reply read later, by whichever thread comes next. A reply that never comes, or trouble,
+leaves the request to be sent once more, which changes nothing if it was carried out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pressure import items
+from pressure.errors import PressureError
+from pressure.link import Link
+from pressure.multiprocessing.remote import Remote
+from pressure.requests import Flow, Request
+from pressure.retry import Broken, Disconnected
+from pressure.session import Session
+
+__all__ = ["MOST", "REPLY_PATIENCE", "Outgoing"]
+
+log = logging.getLogger("pressure")
+
+MOST = 512
+MOST_BYTES = 256 * 1024
+REPLY_PATIENCE = 5.0
+PATIENCE = 1.0
+"""How long (seconds) a lost server is sought before the caller may look whether it shall go on."""
+
+
+class Outgoing:
+    """The buffer of one handle in one process, and the sends from it.
+
+    `_sending` is held by whoever sends or reads a reply. Never wait for it with `_mutex`, which
+    keeps the buffer and the number of reserved places together.
+    """
+
+    def __init__(self, remote: Remote, *, reserves: bool) -> None:
+        self._remote = remote
+        self._reserves = reserves
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over, as in a forked child: what is buffered here is the parent's to send."""
+        self._bodies: deque[bytes] = deque()
+        self._under_way: list[bytes] = []
+        self._places = 0
+        self._mutex = threading.Lock()
+        self._sending = threading.Lock()
+        self._session: Session[Link] | None = None
+        # A send that is not finished: its last request, and its flow. `posted` says that the
+        # request was sent, and its reply is to be read.
+        self._cut_short: tuple[Request, Flow[int]] | None = None
+        self._posted = False
+        self._sends = 0
+        self._failure: Exception | None = None
+
+    def _collect(self, patience: float) -> bool:
+        """Read the reply to what was posted; False if it is not there, or there is trouble, which
+        the feeder then deals with."""
+        assert self._cut_short is not None
+        _, flow = self._cut_short
+        try:
+            reply = self._producer().link.receive(time.monotonic() + patience)
+        except TimeoutError:
+            if patience:
+                self._posted = False
+                self._producer().link.close()
+            return False
+        except (Broken, PressureError):
+            # To be sent once more, which changes nothing if it was carried out.
+            self._posted = False
+            return False
+        self._posted = False
+        try:
+            self._cut_short = flow.send(reply), flow
+        except StopIteration:
+            self._sent()
+            return True
+        except PressureError:
+            self._bodies.clear()
+            self._sent()
+            raise
+        return False
+
+    def _producer(self) -> Session[Link]:
+        if self._session is None:
+            self._session = self._remote.producer_session()
+        return self._session
+
+    def _begin(self, session: Session[Link]) -> Request:
+        """Take up the next batch. From here on it counts as cut short, until it is sent."""
+        bodies = self._bodies
+        batch = self._under_way = []
+        size = 0
+        while bodies and len(batch) < MOST and size < MOST_BYTES:
+            batch.append(bodies.popleft())
+            size += len(batch[-1])
+        try:
+            flow = items.put_bodies(self._remote.core, session, batch, None)
+            request = next(flow)
+        except BaseException:
+            self._put_back()
+            raise
+        self._cut_short = request, flow
+        return request
+
+    def _sent(self) -> None:
+        self._sends += 1
+        self._under_way = []
+        self._cut_short = None
+
+    def _put_back(self) -> None:
+        self._bodies.extendleft(reversed(self._under_way))
+        self._under_way = []
+        self._cut_short = None
+
+    # Counting
+
+    @contextmanager
+    def counted(self) -> Iterator[int]:
+        """How many items are here and not at the server, while that cannot change."""
+        with self._sending:
+            if self._posted:
+                self._collect(REPLY_PATIENCE)
+            yield len(self._bodies) + len(self._under_way)
+
+    def settle(self) -> None:
+        """Send what is buffered and free the places that are left, before a look at the server."""
+        if self._bodies or self._places or self._cut_short:
+            with self._sending:
+                self._send_all()
+                self._free_places()
+
+    def _send_all(self) -> None:
+        """Send everything, for as long as the server is not away. The caller holds the lock."""
+        while self._cut_short or self._bodies:
+            session = self._producer()
+            if self._posted and self._collect(REPLY_PATIENCE):
+                continue
+            if self._cut_short is None:
+                with self._mutex:
+                    session.hold = self._places if self._reserves else -1
+                    self._places = 0
+                    self._begin(session)
+            self._remote.handle.run(self._resumed(), session, patience=PATIENCE)
+            with self._mutex:
+                self._places = session.places
+            self._sent()
+
+    def _free_places(self) -> None:
+        with self._mutex:
+            places, self._places = self._places, 0
+        if places:
+            session = self._producer()
+            self._remote.handle.run(_free_places(self._remote, session), session, patience=PATIENCE)
+
+    def _resumed(self) -> Flow[int]:
+        """The rest of the send that was cut short. May be cut short in turn."""
+        assert self._cut_short is not None
+        request, flow = self._cut_short
+        while True:
+            self._cut_short = request, flow
+            try:
+                reply = yield request
+            except Disconnected as exc:
+                request = flow.throw(exc)
+                continue
+            try:
+                request = flow.send(reply)
+            except StopIteration as stop:
+                result: int = stop.value
+                return result
+
+    def _drop(self, exc: Exception) -> None:
+        lost = len(self._bodies) + len(self._under_way)
+        self._bodies.clear()
+        self._sent()
+        self._places = 0
+        if lost:
+            self._failure = exc
+            log.warning("queue %s: %d items were not sent: %s", self._remote.core.name, lost, exc)
+
+
+def _free_places(remote: Remote, session: Session[Link]) -> Flow[None]:
+    core = remote.core
+    session.places = 0
+    yield core.protocol.put(
+        core.generation,
+        session.producer,
+        session.next_number(),
+        core.client,
+        [],
+        ttl_ms=core.ttl_ms,
+        hold=0,
+    )

@@ -1,0 +1,91 @@
+"""Long tasks and large clients don't hold up the others. The limits only guard against a hang."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import wait
+
+import pytest
+
+from pressure.executor import RedisExecutor
+from tests.executor.crews import MODES, PATIENCE, daemon, executor
+
+
+def nothing() -> None:
+    pass
+
+
+def hold_the_interpreter(size: int) -> bool:
+    return re.match(r"(a+)+$", "a" * size + "b") is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_long_task_amid_short_ones(mode: str, url: str, queue_name: str) -> None:
+    with executor(mode, url, queue_name, 2) as ex:
+        wait([ex.submit(nothing) for _ in range(200)], PATIENCE)
+        before = [ex.submit(nothing) for _ in range(1000)]
+        long = ex.submit(time.sleep, PATIENCE)
+        after = [ex.submit(nothing) for _ in range(1000)]
+        done, not_done = wait(before + after, PATIENCE / 2)
+        assert not not_done
+        assert len(done) == 2000
+        assert not long.done()
+        assert ex.terminate(long)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_long_tasks_amid_short_ones(mode: str, url: str, queue_name: str) -> None:
+    """One worker of two is left for the short ones, however the long ones fall."""
+    with executor(mode, url, queue_name, 3) as ex:
+        futures = []
+        long = []
+        for number in range(600):
+            futures.append(ex.submit(nothing))
+            if number in (100, 400):
+                long.append(ex.submit(time.sleep, PATIENCE))
+        _, not_done = wait(futures, PATIENCE / 2)
+        assert not not_done
+        for future in long:
+            assert not future.done()
+            assert ex.terminate(future)
+
+
+def test_a_small_client_beside_a_large_one(url: str, queue_name: str) -> None:
+    with daemon(url, queue_name, 2):
+        with (
+            RedisExecutor(url=url, queue=queue_name) as large,
+            RedisExecutor(url=url, queue=queue_name) as small,
+        ):
+            small.submit(nothing).result(PATIENCE)
+            many = [large.submit(nothing) for _ in range(30_000)]
+            many[0].result(PATIENCE)
+            for _ in range(3):
+                small.submit(nothing).result(PATIENCE)
+            assert not many[-1].done(), "the large one was done before the small one's turn came"
+            _, not_done = wait(many, PATIENCE)
+            assert not not_done
+
+
+def test_two_large_clients_make_progress_together(url: str, queue_name: str) -> None:
+    with daemon(url, queue_name, 2):
+        with (
+            RedisExecutor(url=url, queue=queue_name) as one,
+            RedisExecutor(url=url, queue=queue_name) as other,
+        ):
+            finished: dict[str, float] = {}
+
+            def run(name: str, ex: RedisExecutor) -> None:
+                wait([ex.submit(nothing) for _ in range(5000)], PATIENCE)
+                finished[name] = time.monotonic()
+
+            threads = [
+                threading.Thread(target=run, args=arguments)
+                for arguments in (("one", one), ("other", other))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert set(finished) == {"one", "other"}

@@ -1,0 +1,502 @@
+"""`pressure.multiprocessing`'s queues: what the standard library's own tests don't ask."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import redis
+
+import pressure
+import pressure.multiprocessing as mp
+from pressure.multiprocessing import remote
+from pressure.multiprocessing.location import without_secrets
+from tests.support.fixtures import keys_left
+from tests.support.processes import Child, at, report
+from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
+
+PATIENCE = 20.0
+Spawn = Callable[..., Child]
+
+
+@pytest.fixture
+def shared(url: str) -> Iterator[Any]:
+    """An anonymous, unbounded queue on the shared server."""
+    made: Any = mp.Queue(url=url)
+    yield made
+    made.close()
+    made.join_thread()
+    made.delete()
+
+
+def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.01)
+
+
+# Everything but the queues is the standard library's.
+
+
+def test_the_module_has_all_that_multiprocessing_has() -> None:
+    for name in multiprocessing.__all__:
+        if name != "Pool":
+            assert hasattr(mp, name), name
+    assert mp.Process is multiprocessing.Process
+    assert mp.shared_memory is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        mp.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_context_makes_our_queues(method: str, url: str) -> None:
+    context = mp.get_context(method)
+    assert context.get_start_method() == method
+    assert context.Queue is mp.Queue
+    standard: Any = multiprocessing.get_context(method)
+    assert context.Process is standard.Process
+
+
+# Pickling.
+
+
+def echo(incoming: Any, outgoing: Any) -> None:
+    outgoing.put(("got", incoming.get(timeout=PATIENCE)))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_queue_is_an_argument(method: str, shared: Any, url: str) -> None:
+    back: Any = mp.SimpleQueue(url=url)
+    process = mp.get_context(method).Process(target=echo, args=(shared, back))
+    process.start()
+    shared.put([1, "two"])
+    assert back.get() == ("got", [1, "two"])
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    back.delete()
+
+
+def test_a_handle_travels_in_its_own_queue(shared: Any, url: str) -> None:
+    shared.put(shared)
+    again = shared.get(timeout=PATIENCE)
+    again.put(1)
+    assert shared.get(timeout=PATIENCE) == 1
+
+
+def test_a_pickled_handle_holds_no_credentials(
+    make_server: Callable[..., ServerProcess], spawn_child: Spawn
+) -> None:
+    server = make_server(password="open-sesame")
+    assert "open-sesame" in server.url
+    guarded: Any = mp.Queue(url=server.url)
+    guarded.put("secret ways")
+    data = pickle.dumps(guarded)
+    assert b"sesame" not in data
+    assert pickle.loads(data).get(timeout=PATIENCE) == "secret ways"
+    # Elsewhere, the credentials come from the environment.
+    guarded.put("again")
+    child = spawn_child(report_what_comes, data, env={"PRESSURE_URL": server.url})
+    assert child.wait_for("got") == "again"
+    guarded.delete()
+
+
+def report_what_comes(data: bytes) -> None:
+    report("got", pickle.loads(data).get(timeout=PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("url", "bare"),
+    [
+        ("redis://user:word@host:6380/3", "redis://host:6380/3"),
+        ("redis://host/0?password=word&db=2", "redis://host/0?db=2"),
+        ("unix:///tmp/sock?db=1", "unix:///tmp/sock?db=1"),
+        ("unix://:word@/tmp/sock", "unix:///tmp/sock"),
+    ],
+)
+def test_urls_lose_their_secrets(url: str, bare: str) -> None:
+    assert without_secrets(url) == bare
+
+
+# By name, without inheritance.
+
+
+def put_by_name(name: str, url: str) -> None:
+    by_name: Any = mp.Queue(name=name, url=url)
+    by_name.put("hello")
+    by_name.close()
+    by_name.join_thread()
+
+
+def test_unrelated_processes_share_by_name(queue_name: str, url: str, spawn_child: Spawn) -> None:
+    here: Any = mp.Queue(3, name=queue_name, url=url)
+    assert spawn_child(put_by_name, queue_name, url).wait() == 0
+    assert here.get(timeout=PATIENCE) == "hello"
+    with pytest.raises(ValueError, match="maxsize=3"):
+        mp.Queue(4, name=queue_name, url=url)
+    named: pressure.PressureQueue[str] = pressure.PressureQueue(queue_name, url=url)
+    named.put("from outside")
+    assert here.get(timeout=PATIENCE) == "from outside"
+    here.close()
+    del here
+    gc.collect()
+    assert named.exists
+    named.delete()
+
+
+# What cannot be pickled.
+
+
+class Unpicklable:
+    def __reduce__(self) -> NoReturn:
+        raise AttributeError("not to be pickled")
+
+
+@pytest.mark.parametrize("kind", [mp.Queue, mp.JoinableQueue, mp.SimpleQueue])
+def test_put_raises_what_pickling_raises(kind: Any, url: str) -> None:
+    made = kind(url=url)
+    with pytest.raises(AttributeError, match="not to be pickled"):
+        made.put(Unpicklable())
+    with pytest.raises(Exception, match="pickle"):
+        made.put(threading.Lock())
+    assert made.empty()
+    made.put(1)
+    assert made.get() == 1
+    made.delete()
+
+
+# The bound.
+
+
+def test_full_is_exact(url: str) -> None:
+    bounded: Any = mp.Queue(6, url=url)
+    for number in range(6):
+        bounded.put(number, False)
+        assert bounded.qsize() == number + 1
+        assert bounded.full() == (number == 5)
+        assert not bounded.empty()
+    with pytest.raises(queue.Full) as caught:
+        bounded.put_nowait(6)
+    assert caught.type is queue.Full
+    with pytest.raises(queue.Full):
+        bounded.put(6, True, 0.05)
+    with pytest.raises(queue.Full):
+        bounded.put(6, timeout=-1)
+    assert [bounded.get() for _ in range(6)] == list(range(6))
+    assert bounded.empty()
+    bounded.put(7, timeout=-1)
+    assert bounded.get() == 7
+    with pytest.raises(queue.Empty) as empty:
+        bounded.get(timeout=-1)
+    assert empty.type is queue.Empty
+    bounded.delete()
+
+
+def test_places_left_over_by_a_quick_loop_come_back(url: str) -> None:
+    bounded: Any = mp.Queue(50, url=url)
+    for number in range(30):
+        bounded.put(number)
+    other = pickle.loads(pickle.dumps(bounded))
+    for number in range(30, 50):
+        other.put_nowait(number)
+    with pytest.raises(queue.Full):
+        other.put_nowait(50)
+    assert other.full()
+    # Each handle keeps its own order, as in the standard library.
+    assert sorted(other.get(timeout=PATIENCE) for _ in range(50)) == list(range(50))
+    bounded.delete()
+
+
+def fill_quickly(bounded: Any, count: int) -> None:
+    for number in range(count):
+        bounded.put(number)
+        at("put")
+    report("all")
+
+
+def test_places_of_a_killed_producer_come_back(url: str, spawn_child: Spawn) -> None:
+    bounded: Any = mp.Queue(100, url=url)
+    child = spawn_child(fill_quickly, bounded, 100, kill_at=["put#40"])
+    assert child.wait() == -signal.SIGKILL
+    came = 0
+    # What it had not sent is lost with it, as in the standard library; its places are not.
+    for number in range(100 - bounded.qsize()):
+        bounded.put(number, timeout=PATIENCE)
+        came += 1
+    assert bounded.full()
+    assert came >= 60
+    bounded.delete()
+
+
+@pytest.mark.parametrize("maxsize", [0, 7])
+def test_nothing_is_lost_or_reordered_between_threads(maxsize: int, url: str) -> None:
+    made: Any = mp.Queue(maxsize, url=url)
+    got: list[tuple[int, int]] = []
+
+    def put(sender: int) -> None:
+        for number in range(500):
+            made.put((sender, number))
+
+    threads = [threading.Thread(target=put, args=(sender,)) for sender in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(1500):
+        got.append(made.get(timeout=PATIENCE))
+        if maxsize and len(got) % 100 == 0:
+            assert made.qsize() <= maxsize
+    for thread in threads:
+        thread.join(PATIENCE)
+    for sender in range(3):
+        assert [number for who, number in got if who == sender] == list(range(500))
+    assert made.empty()
+    made.delete()
+
+
+# Closing.
+
+
+def test_a_closed_handle(url: str) -> None:
+    made: Any = mp.Queue(url=url)
+    with pytest.raises(AssertionError, match="not closed"):
+        made.join_thread()
+    other = pickle.loads(pickle.dumps(made))
+    made.put("left behind")
+    made.close()
+    made.close()
+    made.join_thread()
+    for operation in (made.get, lambda: made.put(1)):
+        with pytest.raises(ValueError, match="is closed"):
+            operation()
+    assert made.qsize() == 1
+    assert not made.full()
+    with pytest.raises(OSError, match="is closed"):
+        made.empty()
+    assert other.get(timeout=PATIENCE) == "left behind"
+    other.delete()
+
+
+def test_task_done_and_join(url: str) -> None:
+    made: Any = mp.JoinableQueue(url=url)
+    made.put(1)
+    joined = threading.Event()
+
+    def join() -> None:
+        made.join()
+        joined.set()
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    made.get(timeout=PATIENCE)
+    assert not joined.wait(0.1)
+    made.task_done()
+    assert joined.wait(PATIENCE)
+    thread.join(PATIENCE)
+    with pytest.raises(ValueError, match=r"task_done\(\) called too many times"):
+        made.task_done()
+    made.delete()
+
+
+# Processes that end, by force or not.
+
+
+def put_and_return(made: Any, count: int) -> None:
+    for number in range(count):
+        made.put(number)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_process_sends_what_it_buffered_before_it_ends(method: str, shared: Any) -> None:
+    process = mp.get_context(method).Process(target=put_and_return, args=(shared, 3000))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    assert shared.qsize() == 3000
+    assert [shared.get(timeout=PATIENCE) for _ in range(3000)] == list(range(3000))
+
+
+def take_quickly(made: Any) -> None:
+    while True:
+        report("got", made.get())
+        at("got")
+
+
+def test_what_a_killed_consumer_had_fetched_comes_back(shared: Any, spawn_child: Spawn) -> None:
+    for number in range(200):
+        shared.put(number)
+    child = spawn_child(take_quickly, shared, kill_at=["got#50"])
+    assert child.wait() == -signal.SIGKILL
+    taken = {child.wait_for("got") for _ in range(50)}
+    rest: set[int] = set()
+    # Its lease has to run out first.
+    while taken | rest != set(range(200)):
+        rest.add(shared.get(timeout=PATIENCE))
+    assert len(taken) == 50
+
+
+def create_and_wait(url: str) -> None:
+    remote.TTL = 0.6
+    made: Any = mp.Queue(10, url=url)
+    for number in range(5):
+        made.put(number)
+    report("name", made.name)
+    report("handle", pickle.dumps(made).hex())
+    made.get(timeout=PATIENCE)
+    at("ready")
+    made.get(timeout=PATIENCE)
+    threading.Event().wait(PATIENCE)
+
+
+def test_the_queues_of_a_killed_creator_vanish(
+    url: str, client: redis.Redis, spawn_child: Spawn
+) -> None:
+    child = spawn_child(create_and_wait, url, hold_at=["ready"])
+    name = child.wait_for("name")
+    handle = pickle.loads(bytes.fromhex(child.wait_for("handle")))
+    child.wait_for("at:ready")
+    # Another user's consumer doesn't keep it either.
+    assert handle.get(timeout=PATIENCE) in range(5)
+    # It lives for as long as its creator does, whatever the time to live.
+    time.sleep(1.5)
+    assert keys_left(client, name)
+    child.kill()
+    eventually(lambda: not keys_left(client, name))
+    with pytest.raises(pressure.QueueDoesNotExistError):
+        handle.get(timeout=PATIENCE)
+
+
+def create_and_leave(url: str) -> None:
+    made: Any = mp.Queue(10, url=url)
+    made.put(1)
+    report("name", made.name)
+
+
+def test_a_creator_that_is_done_leaves_nothing(
+    url: str, client: redis.Redis, spawn_child: Spawn
+) -> None:
+    child = spawn_child(create_and_leave, url)
+    name = child.wait_for("name")
+    assert child.wait() == 0
+    assert not keys_left(client, name)
+
+
+def test_a_queue_that_nobody_else_can_know_goes_with_its_handle(
+    url: str, client: redis.Redis
+) -> None:
+    made: Any = mp.Queue(url=url)
+    made.put(1)
+    name = made.name
+    assert keys_left(client, name)
+    del made
+    gc.collect()
+    eventually(lambda: not keys_left(client, name))
+
+
+ALONE = """
+import multiprocessing, os, sys
+import pressure.multiprocessing as mp
+from pressure.server import shared_local_server
+
+def work(incoming, outgoing):
+    for number in range(3):
+        outgoing.put(incoming.get(timeout=20) * 2)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    incoming, outgoing = mp.Queue(), mp.Queue(2)
+    process = mp.Process(target=work, args=(incoming, outgoing))
+    process.start()
+    for number in range(3):
+        incoming.put(number)
+    print([outgoing.get(timeout=20) for _ in range(3)])
+    process.join(20)
+    print(process.exitcode)
+    print(os.path.dirname(shared_local_server().removeprefix("unix://")))
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_without_a_server_one_is_started_and_gone_with_the_processes(
+    method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {key: value for key, value in os.environ.items() if "PRESSURE" not in key}
+    environment["PYTHONPATH"] = root
+    done = subprocess.run(
+        [sys.executable, str(script), method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.stderr == ""
+    results, exitcode, directory = done.stdout.splitlines()
+    assert (results, exitcode) == ("[0, 2, 4]", "0")
+    directory = directory.partition("?")[0]
+    eventually(lambda: not os.path.exists(directory))
+
+
+# Forks.
+
+
+def test_a_fork_while_other_threads_are_at_it(url: str) -> None:
+    made: Any = mp.Queue(url=url)
+    results: Any = mp.Queue(url=url)
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            made.put(0)
+            made.get(timeout=PATIENCE)
+
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    context = mp.get_context("fork")
+    try:
+        for number in range(5):
+            process = context.Process(target=results.put, args=(number,))
+            process.start()
+            assert results.get(timeout=PATIENCE) == number
+            process.join(PATIENCE)
+            assert process.exitcode == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert made.empty()
+    made.delete()
+    results.delete()
+
+
+# The server goes away.
+
+
+def test_putting_does_not_wait_for_a_server_that_is_away(fresh_server: ServerProcess) -> None:
+    made: Any = mp.Queue(url=fresh_server.url)
+    made.put(0)
+    assert made.get(timeout=PATIENCE) == 0
+    fresh_server.kill()
+    for number in range(1, 100):
+        made.put(number)
+    fresh_server.start()
+    assert [made.get(timeout=PATIENCE) for _ in range(99)] == list(range(1, 100))
+    made.delete()

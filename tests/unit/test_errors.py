@@ -1,0 +1,77 @@
+"""The tree of exceptions: what each may be caught as, and that each survives pickling."""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import sys
+
+import pytest
+
+from pressure import errors
+
+OURS = [getattr(errors, name) for name in errors.__all__ if name != "ShutDown"]
+
+
+def make(cls: type[errors.PressureError]) -> errors.PressureError:
+    if issubclass(cls, errors.ItemTooLargeError):
+        return cls("jobs", 2000, 1000)
+    if issubclass(cls, errors.QueueError):
+        return cls("jobs", "something happened")
+    return cls("something happened")
+
+
+@pytest.mark.parametrize("cls", OURS)
+def test_one_root(cls: type[Exception]) -> None:
+    assert issubclass(cls, errors.PressureError)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (errors.QueueFullError, queue.Full),
+        (errors.QueueEmptyError, queue.Empty),
+        (errors.QueueClosedError, errors.ShutDown),
+        (errors.ItemTooLargeError, ValueError),
+        (errors.ServerUnavailableError, ConnectionError),
+        (errors.OutcomeUnknownError, errors.ServerUnavailableError),
+        (errors.SignatureError, errors.PayloadError),
+    ],
+)
+def test_fits_code_that_knows_only_the_standard_library(
+    ours: type[Exception], theirs: type[Exception]
+) -> None:
+    assert issubclass(ours, theirs)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="queue.ShutDown came with Python 3.13")
+def test_shutdown_is_that_of_the_standard_library() -> None:
+    assert errors.ShutDown is getattr(queue, "ShutDown")  # noqa: B009
+
+
+@pytest.mark.parametrize("cls", OURS)
+def test_pickling(cls: type[errors.PressureError]) -> None:
+    error = make(cls)
+    error.accepted = 3
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is cls
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize("cls", [c for c in OURS if issubclass(c, errors.QueueError)])
+def test_the_queue_is_named(cls: type[errors.QueueError]) -> None:
+    error = make(cls)
+    assert isinstance(error, errors.QueueError)
+    assert error.queue == "jobs"
+    assert str(error).startswith("queue 'jobs': ")
+
+
+def test_without_detail_the_class_says_what_happened() -> None:
+    assert str(errors.QueueFullError("jobs")) == "queue 'jobs': it is full"
+
+
+def test_sizes_are_said() -> None:
+    error = errors.ItemTooLargeError("jobs", 2000, 1000)
+    assert (error.size, error.limit) == (2000, 1000)
+    assert "2,000" in str(error) and "1,000" in str(error)
