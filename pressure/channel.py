@@ -22,7 +22,7 @@ from pressure.core import Core, Settings
 from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.exchanging import exchange, wait_for_one
 from pressure.handle import Handle
-from pressure.keys import Keys, validate_name
+from pressure.keys import validate_name
 from pressure.link import Link
 from pressure.parcels import (
     ID_BYTES,
@@ -34,12 +34,11 @@ from pressure.parcels import (
     quickly_packed,
 )
 from pressure.protocol import Command, Outcome, Status
+from pressure.replies import REPLY_TTL, Opaque, reply_core, reply_keys, reply_name
 from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
-
-REPLY_TTL = 60.0
 
 
 class Sealed(NamedTuple):
@@ -55,16 +54,6 @@ class Verdict(NamedTuple):
     delivery: Delivery
     answer: bytes | Content | Sealed | None
     dead_letter: str = ""
-
-
-class Opaque:
-    """The serializer of a channel: bodies are bytes already."""
-
-    def dumps(self, obj: Any, /) -> bytes:
-        return bytes(obj)
-
-    def loads(self, data: bytes, /) -> Any:
-        return data
 
 
 class Channel:
@@ -193,7 +182,7 @@ class Channel:
 
     def reply_exists(self, client_id: bytes) -> bool:
         """Whether a client is there to receive answers."""
-        keys = _reply_keys(self.core, client_id)
+        keys = reply_keys(self.core, client_id)
         return bool(self.handle.ask(Command(("EXISTS", keys.bound))))
 
     def notify(self, client_id: bytes, id: bytes, body: bytes | Content) -> None:
@@ -209,7 +198,7 @@ class Channel:
         """Put back what a consumer held that is certainly dead; `charge` are the ids of what it
         had started. Returns how many items went back."""
         command = self.core.protocol.reap(consumer, force=True, charge_oldest=False, charge=charge)
-        reply: Any = self.handle.call(_one(command), time.monotonic() + 5.0)
+        reply: Any = self.handle.call(_one(command), time.monotonic() + 2.0)
         return int(reply[1]) if reply[0] == Status.OK else 0
 
     def renew(self, consumers: Sequence[bytes]) -> None:
@@ -352,28 +341,17 @@ class Consumer:
             for id in ids:
                 session.leased.pop(id, None)
 
+    def holds(self, id: bytes) -> bool:
+        """Whether it holds a delivery: the lease was not lost, and it was not given back."""
+        with self.lock:
+            taken = self._core.protocol.keys.taken(self._session.consumer)
+            command = Command(("LRANGE", taken, 0, -1))
+            items: Any = self._channel.handle.run(_one(command), self._session)
+            return any(self._core.tag_of(item) == id for item in items)
+
     def close(self) -> None:
         """Give everything back and sign off."""
         self._channel.handle.release(self._session)
-
-
-def reply_name(queue: str, client_id: bytes) -> str:
-    return f"{queue}:reply:{client_id.hex()}"
-
-
-def reply_core(core: Core[Any], client_id: bytes) -> Core[Any]:
-    """What must be known of a client's reply queue to write to it."""
-    settings = replace(core.settings, direction="result", ttl=REPLY_TTL, max_deliveries=0)
-    prefix = core.protocol.keys.prefix
-    reply: Core[Any] = Core(reply_name(core.name, client_id), prefix, Opaque(), settings)
-    reply.learn(client_id.hex().encode(), 0)
-    return reply
-
-
-def _reply_keys(core: Core[Any], client_id: bytes) -> Keys:
-    return Keys(
-        core.protocol.keys.prefix, reply_name(core.name, client_id), hash_tag=core.settings.hash_tag
-    )
 
 
 def _withdraw(core: Core[Any], session: Session[Any], ids: Sequence[bytes]) -> Flow[bytes]:

@@ -1,20 +1,22 @@
-"""What a supervisor settles at the server for a worker process that is dead."""
+"""What a supervisor settles at the server for a worker process that can't: it is dead, or stuck."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pressure import flows
-from pressure.channel import Channel, reply_core, reply_name
+from pressure.channel import Channel
 from pressure.content import Content
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
-from pressure.protocol import Outcome, Status
+from pressure.protocol import Command, Outcome, Status
+from pressure.replies import reply_core, reply_name
 from pressure.requests import Flow
 from pressure.retry import Disconnected
 
-__all__ = ["conclude", "remove_replies"]
+__all__ = ["conclude", "give_back", "remove_replies"]
 
 PATIENCE = 5.0
 
@@ -58,6 +60,18 @@ def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
             described, core.generation = False, b""
             continue
         return reply[0] in (Status.EMPTY, Status.CLOSED, Status.IN_USE) and not reply[1]
+
+
+def give_back(channel: Channel, consumer: bytes, ids: Sequence[bytes]) -> None:
+    """Return to the head of the queue what a consumer holds; what it holds no more stays as it is.
+    The worker is alive, but can't do this itself."""
+    command = channel.core.protocol.give_back(consumer, ids, charge=False)
+    channel.handle.call(_one(command), time.monotonic() + PATIENCE)
+
+
+def _one(command: Command) -> Flow[object]:
+    reply: object = yield command
+    return reply
 
 
 def remove_replies(channel: Channel, client_id: bytes) -> None:

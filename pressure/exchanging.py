@@ -111,9 +111,8 @@ def _hold(core: Core[Any], session: Session[Any], items: Sequence[bytes]) -> Non
 
 
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:
-    """Block for one item. What `settle` does for it is left to the next `exchange`, which the caller
-    makes soon: until then no room is signalled. If the lease was lost, its outcome will be dropped.
-    """
+    """Block for one item. What `settle` does for it is left to the next `exchange`, which comes
+    soon: until then no room is signalled. If the lease was lost, its outcome will be dropped."""
     left = flows.SLICE if until is None else until - time.monotonic()
     if left < flows.TINY:
         yield Sleep(max(0.0, left))

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pressure import flows, keeper, upkeep
 from pressure.address import Address
@@ -126,6 +126,10 @@ class Handle:
     def ask(self, command: Command) -> object:
         """Send one command."""
         return self.call(_one(command))
+
+    def ask_aside(self, command: Command) -> Any:
+        """Send one command on behalf of a session whose own connection is blocked. Tried once."""
+        return self._control.execute(command)
 
     # What the keeper calls
 

@@ -155,6 +155,19 @@ class Link:
             self.close()
             raise
 
+    def wait(self, until: float) -> bool:
+        """Whether a reply to what was sent is there by `until` (monotonic)."""
+        connection = self._connection
+        if connection is None:
+            raise Broken(ConnectionError("the connection was closed"), sent=True)
+        try:
+            return bool(connection.can_read(max(0.0, until - time.monotonic())))
+        except (redis_errors.RedisError, OSError) as exc:
+            raise self._failure(exc, True) from exc
+        except BaseException:
+            self.close()
+            raise
+
     def receive(self, until: float | None = None) -> Any:
         """The reply to what was sent; `TimeoutError` if there is none by `until` (monotonic)."""
         connection = self._connection

@@ -10,7 +10,18 @@ from pressure.content import Buffer, Content
 from pressure.core import Core
 from pressure.requests import Flow
 
-__all__ = ["ID_BYTES", "Delivery", "Record", "fetch", "open_item", "pack", "quickly_opened", "quickly_packed", "store", "unstore"]
+__all__ = [
+    "ID_BYTES",
+    "Delivery",
+    "Record",
+    "fetch",
+    "open_item",
+    "pack",
+    "quickly_opened",
+    "quickly_packed",
+    "store",
+    "unstore",
+]
 
 ID_BYTES = 16
 

@@ -26,6 +26,7 @@ class Session(Generic[L]):
 
     __slots__ = (
         "adopted_ahead",
+        "collected",
         "consumer",
         "hold",
         "known",
@@ -61,6 +62,8 @@ class Session(Generic[L]):
         self.adopted_ahead = 0
         self.process = os.getpid()
         self.used = time.monotonic()
+        # When nothing was left to acknowledge.
+        self.collected = 0.0
         self.waiting = False
         self.life = 0
         self.reset()
@@ -90,6 +93,7 @@ class Session(Generic[L]):
     def collect(self) -> Acks:
         """What is to be acknowledged, which `restore` puts back if it is not known to be."""
         pending = self.pending
+        self.collected = time.monotonic()
         if not pending:
             return Acks()
         taken = []

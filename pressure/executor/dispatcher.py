@@ -9,6 +9,7 @@ and not answered is kept in the `Ledger`, so that it can be sent again if the se
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -19,28 +20,25 @@ from typing import Any
 
 from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.errors import (
-    OperationUnblocked,
     PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
-    ServerOutOfMemoryError,
     ServerUnavailableError,
 )
 from pressure.executor import pickling
 from pressure.executor.answers import Needed, PendingTask, finish, fresh, settle, start
-from pressure.executor.early import EarlySender
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
-from pressure.executor.ledger import Batch, Ledger
+from pressure.executor.ledger import Ledger
 from pressure.executor.options import Options
 from pressure.executor.records import Answer, Kind, pack_task, unpack_answer
 from pressure.executor.recovery import Recovery
 from pressure.executor.repeats import Arguments
 from pressure.executor.retries import Retries
+from pressure.executor.sending import Sender
 from pressure.executor.sharing import Shelf
-from pressure.executor.statistics import ExecutorStats, Tally
-from pressure.producing import Forgotten, Producer
+from pressure.executor.statistics import ExecutorStats, Tally, gather
 from pressure.tending import Tender
 
 __all__ = ["Dispatcher"]
@@ -52,9 +50,7 @@ BURST = 16
 """With more tasks than this outstanding, answers are fetched many at a time."""
 LARGE = 4096
 HEAVY = 64 * 1024
-OOM_PAUSE = 0.5
 CLOSE_PATIENCE = 2.0
-EARLY_PATIENCE = 5.0
 
 
 class Dispatcher:
@@ -89,7 +85,6 @@ class Dispatcher:
         self.ledger = Ledger(window, BATCH, max_pending)
         self._retries = Retries(self._again, self._over)
         self._ending = Ending(channel)
-        self._early = EarlySender(self.ledger, self._delivered)
         self._recovery = Recovery(
             channel,
             self._reply,
@@ -99,6 +94,9 @@ class Dispatcher:
             bound=bound,
             heed_workers=heed_workers,
             no_workers_timeout=no_workers_timeout,
+        )
+        self._sender = Sender(
+            channel, self._reply, self.ledger, self._recovery, self._stored, self.fail
         )
         self._away_since: float | None = None
         # Whether something large is to be acknowledged, which takes up memory until then.
@@ -111,13 +109,12 @@ class Dispatcher:
 
     def start(self) -> None:
         """Make the queues, and start the threads. Once; if it raises, all is over."""
-        self._producer = self._recovery.start()
-        self._early.begin(self._producer)
+        self._sender.begin(self._recovery.start())
         self._tender.begin()
         try:
             for target, name in (
                 (self._listen, "pressure listener"),
-                (self._send, "pressure sender"),
+                (self._sender.run, "pressure sender"),
             ):
                 thread = threading.Thread(target=target, name=name, daemon=True)
                 thread.start()
@@ -158,7 +155,7 @@ class Dispatcher:
             future.set_exception(exc.with_traceback(traceback and traceback.tb_next))
             return future
         task = PendingTask(future, body, options, needs)
-        if self._early.submit(task_id, task):
+        if self._sender.submit(task_id, task):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
         may_wait = threading.current_thread() not in self._threads
@@ -167,50 +164,6 @@ class Dispatcher:
                 raise fresh(self.ledger.failure)
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
-
-    def _send(self) -> None:
-        producer = self._producer
-        losses = 0
-        try:
-            while (batch := self.ledger.next_batch()) is not None:
-                self._early.conclude(EARLY_PATIENCE)
-                if batch.losses != losses:
-                    losses = batch.losses
-                    producer.renew()
-                self._send_batch(producer, batch)
-                # While this thread waits it keeps no argument alive.
-                del batch
-            self._early.conclude(EARLY_PATIENCE)
-            producer.close()
-        except BaseException as exc:
-            self.fail(exc)
-
-    def _provide(self, needs: Iterable[Needed]) -> None:
-        for needed in needs:
-            if needed.digest not in self._stored:
-                self._reply.store(needed.digest, needed.data)
-                self._stored.add(needed.digest)
-
-    def _send_batch(self, producer: Producer, batch: Batch) -> None:
-        accepted = 0
-        try:
-            self._provide(batch.needs)
-            accepted = producer.send(batch.records)
-        except OperationUnblocked as exc:
-            # Somebody wants to have some of it back.
-            accepted = exc.accepted
-        except (Forgotten, QueueDoesNotExistError) as exc:
-            accepted = getattr(exc, "accepted", 0)
-            self._recovery.recover(exc, batch.losses)
-        except ServerOutOfMemoryError as exc:
-            accepted = exc.accepted
-            self._channel.core.warn_once(f"tasks wait: {exc}")
-            time.sleep(OOM_PAUSE)
-        self._delivered(batch, accepted)
-
-    def _delivered(self, batch: Batch, accepted: int) -> None:
-        self._recovery.sent_at = time.monotonic()
-        self._recovery.fail_lost(self.ledger.delivered(batch, accepted, self._producer.number))
 
     # Answers in
 
@@ -229,7 +182,7 @@ class Dispatcher:
                 if not deliveries:
                     one = self._next(consumer)
                     if one is None:
-                        self._early.conclude()
+                        self._sender.conclude(insist=False)
                         deliveries, acks = self._exchange(consumer, acks), []
                     else:
                         deliveries = [one]
@@ -237,14 +190,20 @@ class Dispatcher:
                 # While this thread waits it keeps no result alive.
                 one, deliveries = None, []
                 if time.monotonic() >= self._recovery.check_at:
-                    self._recovery.check()
-                    self.shelf.tidy()
+                    self._look_after()
             self._sign_off(consumer, acks)
         except BaseException as exc:
             self.fail(exc)
         finally:
             self._done.set()
             self.on_idle()
+
+    def _look_after(self) -> None:
+        try:
+            self._recovery.check()
+            self.shelf.tidy()
+        except PressureError as exc:
+            log.warning("the server could not be asked whether all is there: %s", exc)
 
     def _next(self, consumer: Consumer) -> Delivery | None:
         return None if self._away_since is not None else consumer.next()
@@ -293,7 +252,8 @@ class Dispatcher:
                     start(task.future)
                     self._ending.started(delivery.id, bytes(answer.payload))
                 elif answer.kind == Kind.DEATH:
-                    task.deaths += (answer.json(),)
+                    with contextlib.suppress(ValueError):
+                        task.deaths += (answer.json(),)
             ledger.settled()
         finished.reverse()
         self.resolving = True
@@ -305,17 +265,20 @@ class Dispatcher:
         return acks
 
     def _resolve_one(self, task: PendingTask, answer: Answer | str) -> None:
-        if isinstance(answer, str):
-            future = task.future
-            log.error("the answer to task %s is refused: %s", future.task_id, answer)
-            error = ResultPayloadError(f"the answer to task {future.task_id} is refused: {answer}")
-            settle(future, None, error)
+        try:
+            if isinstance(answer, str):
+                raise ResultPayloadError(
+                    f"the answer to task {task.future.task_id} is refused: {answer}"
+                )
+            if task.options.retries:
+                self._retries.finish(task, answer)
+            else:
+                finish(task, answer)
+                self.tally.answered(answer)
+        except Exception as exc:
+            log.error("task %s: %s", task.future.task_id, exc)
+            settle(task.future, None, exc)
             self._over(task)
-        elif task.options.retries:
-            self._retries.finish(task, answer)
-        else:
-            finish(task, answer)
-            self.tally.answered(answer)
 
     def _again(self, task: PendingTask) -> None:
         self.ledger.again(task.future._task_id)
@@ -341,11 +304,14 @@ class Dispatcher:
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         """The futures of the tasks that will now never run. The caller cancels them."""
-        self._early.conclude(EARLY_PATIENCE)
-        withdrawn = self._recovery.take_back(task_ids)
+        withdrawn = self._take_back(task_ids)
         self.tally.cancelled += len(withdrawn)
         self._nudge()
         return [task.future for task in withdrawn]
+
+    def _take_back(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+        self._sender.conclude(insist=True)
+        return self._recovery.take_back(task_ids)
 
     def terminate(self, future: TaskFuture, grace: float) -> bool:
         """Cancel a task, or end it where it runs; see `TaskExecutor.terminate`."""
@@ -374,25 +340,7 @@ class Dispatcher:
 
     def stats(self) -> ExecutorStats:
         """How things are. Asks the server for the queue's depth."""
-        ledger, tally = self.ledger, self.tally
-        with ledger.condition:
-            tasks, sent = len(ledger.tasks), list(ledger.sent)
-            tasks_sent = [ledger.tasks[task_id] for task_id in sent if task_id in ledger.tasks]
-            running = sum(task.future.running() for task in tasks_sent)
-        try:
-            depth = self._channel.size()
-        except PressureError:
-            depth = None
-        return ExecutorStats(
-            pending=tasks - len(sent),
-            queued=len(sent) - running,
-            running=running,
-            done=tally.done,
-            failed=tally.failed + ledger.refused,
-            cancelled=tally.cancelled,
-            workers=frozenset(worker.decode(errors="replace") for worker in tally.workers),
-            queue_depth=depth,
-        )
+        return gather(self.ledger, self.tally, self._channel)
 
     @property
     def failure(self) -> BaseException | None:
@@ -430,6 +378,8 @@ class Dispatcher:
                 thread.join(CLOSE_PATIENCE)
         self._recovery.close()
         try:
+            # Sign off first: the deletion would try to wake this consumer for a while.
+            self._reply.disconnect()
             self._reply.delete()
         except PressureError as exc:
             log.debug("the reply queue stays until its time is over: %s", exc)

@@ -46,10 +46,15 @@ class EarlySender:
             batch = self._ledger.add_early(task_id, task, FEW)
             if batch is None:
                 return False
-            if producer.begin(batch.records[0]):
-                self._batch = batch
-            else:
-                self._delivered(batch, 0)
+            begun = False
+            try:
+                begun = producer.begin(batch.records[0])
+            finally:
+                # Whatever interrupts this thread, the task is in somebody's hands.
+                if begun:
+                    self._batch = batch
+                else:
+                    self._delivered(batch, 0)
             return True
         finally:
             self._lock.release()

@@ -90,3 +90,13 @@ class TaskFuture(Future[Any]):
             return False
         self.set_running_or_notify_cancel()
         return True
+
+    def _Future__get_result(self) -> Any:
+        # Before Python 3.14 the base class takes an error that is false for none.
+        try:
+            if self._exception is not None:
+                raise self._exception
+            return self._result
+        finally:
+            # A traceback's frames must not refer back to the future.
+            self = None  # type: ignore[assignment]

@@ -51,6 +51,8 @@ class Guard:
         self._limits: dict[int, _Limit] = {}
         """By depth in the stack."""
         self._terminated: Any = None
+        self._marked = False
+        """Whether anything but the stack is to be cleaned up after the outermost task."""
         self._request: tuple[Any, Exception] | None = None
         self._owed: tuple[Any, Exception] | None = None
         self._shielded = 0
@@ -62,18 +64,21 @@ class Guard:
 
     def limit(self, timeout: float, grace: float) -> None:
         """The task that is about to begin may run for `timeout` seconds."""
+        self._marked = True
         self._limits[len(self.stack)] = _Limit(timeout, grace)
         self._note()
 
     def leave(self, depth: int) -> None:
         """The main thread is out of the tasks above the first `depth`."""
         del self.stack[depth:]
-        if self._limits:
-            for level in [level for level in self._limits if level >= depth]:
-                del self._limits[level]
-            self._note()
-        if not depth:
-            self._owed = self._terminated = None
+        if self._marked:
+            if self._limits:
+                for level in [level for level in self._limits if level >= depth]:
+                    del self._limits[level]
+                self._note()
+            if not depth:
+                self._marked = False
+                self._owed = self._terminated = None
 
     def _note(self) -> None:
         """The supervisor ends this process when the first of the limits is over for good."""
@@ -86,6 +91,7 @@ class Guard:
         if self._request is None:
             self._request = self._due()
         if self._request is not None:
+            self._marked = True
             # Again with each tick until it is heard: a signal just before a blocking call is lost.
             signal.pthread_kill(self._main, SIGNAL)
 

@@ -18,6 +18,9 @@ from pressure.executor.answers import Needed, PendingTask
 __all__ = ["Batch", "Ledger"]
 
 
+BATCH_BYTES = 4 * 1024 * 1024
+
+
 class Batch(NamedTuple):
     """What is sent at once. `losses` is how often the server had lost everything until then."""
 
@@ -70,8 +73,8 @@ class Ledger:
             return True
 
     def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
-        """Have a task sent by the caller, who says `delivered`. None if the sender is busy, or there
-        are `few` or more outstanding: then nothing was added."""
+        """Have a task sent by the caller, who says `delivered`. None if the sender is busy, or if
+        `few` or more are outstanding: then nothing was added."""
         if not self._idle:
             return None
         with self._lock:
@@ -107,10 +110,13 @@ class Ledger:
     def _take(self, room: int) -> Batch:
         records: list[Record] = []
         needs: list[Needed] = []
-        while self._unsent and len(records) < room:
+        size = 0
+        # What is large is uploaded before the batch is put: small batches let it begin sooner.
+        while self._unsent and len(records) < room and size < BATCH_BYTES:
             task_id = self._unsent.popleft()
             task = self.tasks.get(task_id)
             if task is not None:
+                size += len(task.record)
                 records.append(Record(task_id, task.record, task.options.max_deliveries))
                 needs += task.needs
                 self.sent.add(task_id)

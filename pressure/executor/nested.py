@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pressure.channel import Delivery
@@ -83,8 +84,9 @@ class NestedExecutor(TaskExecutor):
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
     ) -> TaskFuture:
-        future = self._dispatcher.submit(fn, args, kwargs, options)
-        self._dispatcher.attend()
+        with self._dispatcher.shielded():
+            future = self._dispatcher.submit(fn, args, kwargs, options)
+            self._dispatcher.attend()
         return future
 
     def _terminate(self, future: TaskFuture, grace: float) -> bool:
@@ -119,7 +121,11 @@ class _NestedDispatcher(Dispatcher):
 
     def start(self) -> None:
         super().start()
-        self._producer.at_head = True
+        self._sender.producer.at_head = True
+
+    def shielded(self) -> AbstractContextManager[None]:
+        """While something is sent or received, it isn't broken off for the sake of a time-out."""
+        return self._here.guard.shield() if _in_main_thread() else contextlib.nullcontext()
 
     def outstanding(self) -> list[TaskFuture]:
         with self.ledger.condition:
@@ -127,8 +133,8 @@ class _NestedDispatcher(Dispatcher):
 
     def help(self, future: ChildFuture) -> bool:
         """Run a child here if nobody has begun it (`waiting.Helper`)."""
-        with self._here.guard.shield() if _in_main_thread() else contextlib.nullcontext():
-            taken = self._recovery.take_back([future._task_id])
+        with self.shielded():
+            taken = self._take_back([future._task_id])
         for task in taken:
             self._run_here(task)
         return bool(taken)
@@ -151,7 +157,7 @@ class _NestedDispatcher(Dispatcher):
         )
         try:
             with _one_deeper():
-                self._provide(task.needs)
+                self._sender.provide(task.needs)
                 start(task.future)
                 answer = self._here.run(delivery).answer
                 assert isinstance(answer, bytes | Content)

@@ -13,7 +13,7 @@ import struct
 import tempfile
 from dataclasses import dataclass
 
-__all__ = ["Notes", "Snapshot"]
+__all__ = ["MOST_CLAIMED", "Notes", "Snapshot"]
 
 _ID_BYTES = 16
 _RECORD = struct.Struct("=B16s16s16sdQd16s16s16s")
@@ -26,6 +26,12 @@ _KILL_AT_AT = _RUNNING_AT + _RUNNING.size - _KILL_AT.size
 _ORDERED_AT = _RUNNING_AT + _RUNNING.size
 _SUPERVISOR_AT = _ORDERED_AT + _ID_BYTES
 _NESTED_AT = _SUPERVISOR_AT + _ID_BYTES
+_RECALLED_AT = _RECORD.size
+_CLAIMED_AT = _RECALLED_AT + 1
+_COUNT_BYTES = 2
+MOST_CLAIMED = 128
+_ANNOUNCED_AT = _CLAIMED_AT + _COUNT_BYTES + MOST_CLAIMED * _ID_BYTES
+_SIZE = _ANNOUNCED_AT + _ID_BYTES
 _IDLE = b"\0" * _ID_BYTES
 
 
@@ -50,7 +56,7 @@ class Notes:
     def __init__(self, path: str) -> None:
         descriptor = os.open(path, os.O_RDWR)
         try:
-            self._map = mmap.mmap(descriptor, _RECORD.size)
+            self._map = mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
 
@@ -59,7 +65,7 @@ class Notes:
         """A new record in a private directory; returns its path, too."""
         descriptor, path = tempfile.mkstemp(dir=directory)
         try:
-            os.write(descriptor, b"\0" * _RECORD.size)
+            os.write(descriptor, b"\0" * _SIZE)
         finally:
             os.close(descriptor)
         return path, cls(path)
@@ -78,6 +84,42 @@ class Notes:
 
     def idle(self, done: int) -> None:
         _RUNNING.pack_into(self._map, _RUNNING_AT, _IDLE, _IDLE, 0.0, done, 0.0)
+
+    def claimed(self, tasks: list[bytes]) -> None:
+        """Note what was claimed at once, `MOST_CLAIMED` at most; none of it is recalled yet."""
+        self._map[_RECALLED_AT] = 0
+        ids = len(tasks).to_bytes(_COUNT_BYTES, "big") + b"".join(tasks)
+        self._map[_CLAIMED_AT : _CLAIMED_AT + len(ids)] = ids
+
+    def behind(self, task: bytes) -> list[bytes]:
+        """The claimed tasks that come after this one."""
+        start = _CLAIMED_AT + _COUNT_BYTES
+        count = int.from_bytes(self._map[_CLAIMED_AT:start], "big")
+        tasks = [
+            self._map[at : at + _ID_BYTES]
+            for at in range(start, start + count * _ID_BYTES, _ID_BYTES)
+        ]
+        return tasks[tasks.index(task) + 1 :] if task in tasks else []
+
+    @property
+    def announced(self) -> bytes:
+        """The task whose client was told last that it runs, by the worker or the supervisor."""
+        return self._map[_ANNOUNCED_AT:_SIZE]
+
+    @announced.setter
+    def announced(self, task: bytes) -> None:
+        self._map[_ANNOUNCED_AT:_SIZE] = task
+
+    @property
+    def recalled(self) -> bool:
+        """Set by the supervisor: what is claimed and not begun is not to be begun any more. The
+        worker notes what it begins before it looks at this; the supervisor sets this before it
+        looks at what was begun. So at least one of them sees the other's."""
+        return self._map[_RECALLED_AT] == 1
+
+    @recalled.setter
+    def recalled(self, recalled: bool) -> None:
+        self._map[_RECALLED_AT] = recalled
 
     def nested(self, client: bytes) -> None:
         """Note under which client id this worker's tasks submit."""

@@ -240,8 +240,10 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 def _is_constant(value: Any) -> bool:
     """True for what is either immutable or travels by name."""
-    if type(value) in _PLAIN or isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+    if type(value) in _PLAIN or isinstance(value, types.BuiltinFunctionType):
         return True
+    if isinstance(value, types.ModuleType):
+        return not travels_by_value(value.__name__)
     if isinstance(value, tuple | frozenset):
         return all(_is_constant(part) for part in value)
     if isinstance(value, type | types.FunctionType):

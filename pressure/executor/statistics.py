@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pressure.channel import Channel
+from pressure.errors import PressureError
 from pressure.executor.futures import TaskFuture
+from pressure.executor.ledger import Ledger
 from pressure.executor.records import Answer, Kind
 
-__all__ = ["ExecutorStats", "Tally"]
+__all__ = ["ExecutorStats", "Tally", "gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,25 @@ class Tally:
             self.done += 1
         else:
             self.failed += 1
+
+
+def gather(ledger: Ledger, tally: Tally, channel: Channel) -> ExecutorStats:
+    """How things are. Asks the server for the queue's depth."""
+    with ledger.condition:
+        tasks, sent = len(ledger.tasks), list(ledger.sent)
+        tasks_sent = [ledger.tasks[task_id] for task_id in sent if task_id in ledger.tasks]
+        running = sum(task.future.running() for task in tasks_sent)
+    try:
+        depth = channel.size()
+    except PressureError:
+        depth = None
+    return ExecutorStats(
+        pending=tasks - len(sent),
+        queued=len(sent) - running,
+        running=running,
+        done=tally.done,
+        failed=tally.failed + ledger.refused,
+        cancelled=tally.cancelled,
+        workers=frozenset(worker.decode(errors="replace") for worker in tally.workers),
+        queue_depth=depth,
+    )

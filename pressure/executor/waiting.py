@@ -69,7 +69,6 @@ class ChildFuture(TaskFuture):
             self._helper.waits.discard(this)
         return None if until is None else max(0.0, until - time.monotonic())
 
-
     def _wait_until(self, until: float | None) -> None:
         pauses = _Pauses()
         while not self.done() and not self._helper.help(self):
@@ -142,7 +141,5 @@ class _HelpingEvent(threading.Event):
     def _help(self) -> bool:
         self.children = [child for child in self.children if not child.done()] or self.children[:1]
         # The latest: others begin with the first.
-        idle = [
-            child for child in reversed(self.children) if not (child.running() or child.done())
-        ]
+        idle = [child for child in reversed(self.children) if not (child.running() or child.done())]
         return any(child._helper.help(child) for child in idle[:TRIES])

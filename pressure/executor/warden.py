@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from pressure.channel import Channel, Delivery, Verdict
 from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
-from pressure.estate import conclude
+from pressure.estate import conclude, give_back
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.records import Kind, pack_answer
 
@@ -32,6 +32,10 @@ log = logging.getLogger("pressure.worker")
 
 _ORDER = struct.Struct(">16sd")
 PAUSE = 0.2
+STUCK = 0.2
+"""A worker whose task runs for so long (seconds) has given back what is behind it, unless the task
+holds the interpreter lock."""
+CLOSE_PATIENCE = 2.0
 
 
 def pack_order(client_id: bytes, grace: float) -> bytes:
@@ -69,8 +73,12 @@ class Warden:
         """Listen for orders. Once; not before the first workers were forked."""
         if self._thread is None:
             thread = threading.Thread(target=self._listen, name="pressure warden", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                log.warning("no order to end a task can be received for now: %s", exc)
+                return
             self._thread = thread
-            thread.start()
 
     def _listen(self) -> None:
         acks: list[Verdict] = []
@@ -114,6 +122,8 @@ class Warden:
         for pid, notes, snapshot in running:
             if snapshot.task is None or pid in self._killed:
                 continue
+            if now - snapshot.started > STUCK:
+                self._stand_in(pid, notes, snapshot)
             if snapshot.kill_at:
                 due.append((snapshot.kill_at, pid, notes, snapshot, "timeout"))
             order = orders.pop(snapshot.task, None)
@@ -129,7 +139,50 @@ class Warden:
         for kill_at, pid, notes, snapshot, why in due:
             if now >= kill_at:
                 self._kill(pid, notes, snapshot, why)
-        return max(0.0, min((kill_at for kill_at, *_ in due if kill_at > now), default=1e9) - now)
+        if any(snapshot.task is not None for _, _, snapshot in running):
+            due_again = now + STUCK
+        else:
+            due_again = now + 1e9
+        return max(0.0, min([kill_at for kill_at, *_ in due if kill_at > now] + [due_again]) - now)
+
+    def _stand_in(self, pid: int, notes: Notes, snapshot: Snapshot) -> None:
+        """Do what a worker does while a task runs long, if that task keeps it from doing so."""
+        try:
+            if notes.announced != snapshot.task:
+                self._announce(pid, notes, snapshot)
+            self._recall(notes, snapshot)
+        except PressureError as exc:
+            log.warning("while a task ran in worker %d: %s", pid, exc)
+
+    def _announce(self, pid: int, notes: Notes, snapshot: Snapshot) -> None:
+        assert snapshot.task is not None
+        notes.announced = snapshot.task
+        body = pack_answer(
+            Kind.STARTED,
+            self.id,
+            worker=f"{socket.gethostname()}:{pid}".encode()[:255],
+            deliveries=0,
+            started=time.time() - (time.monotonic() - snapshot.started),
+            finished=0.0,
+        )
+        self._channel.notify(snapshot.client, snapshot.task, body)
+
+    def _recall(self, notes: Notes, snapshot: Snapshot) -> None:
+        """Give back what waits behind the task."""
+        assert snapshot.task is not None
+        if notes.recalled or not notes.behind(snapshot.task):
+            return
+        notes.recalled = True
+        again = notes.read()
+        behind = notes.behind(snapshot.task)
+        if (again.task, again.done) != (snapshot.task, snapshot.done) or not behind:
+            notes.recalled = False
+            return
+        try:
+            give_back(self._channel, snapshot.consumer, behind)
+        except PressureError:
+            notes.recalled = False
+            raise
 
     def _kill(self, pid: int, notes: Notes, snapshot: Snapshot, why: str) -> None:
         again = notes.read()
@@ -169,13 +222,11 @@ class Warden:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        for _ in range(50):
-            with contextlib.suppress(PressureError):
-                self._replies.unblock()
-            thread.join(0.05)
-            if not thread.is_alive():
-                break
+        until = time.monotonic() + CLOSE_PATIENCE
         try:
+            while thread.is_alive() and time.monotonic() < until:
+                self._replies.unblock()
+                thread.join(0.05)
             # Sign off first: the deletion would try to wake this consumer for a while.
             self._replies.disconnect()
             self._replies.delete()

@@ -18,10 +18,8 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from multiprocessing import parent_process
-from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.channel import Consumer, Delivery, Verdict
@@ -41,11 +39,12 @@ from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.interrupts import Guard, Unguarded
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
-from pressure.executor.notes import Notes
+from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.outcomes import broken, pack_exception, pack_result, say
 from pressure.executor.payloads import Packed, loads
 from pressure.executor.post import BROKEN_EXIT, DEFAULT_BOUND, Post
 from pressure.executor.records import CAPTURE, Kind, pack_answer, unpack_task
+from pressure.executor.watchdog import QUIET, Desk, Watchdog, settle
 
 __all__ = ["Worker", "work"]
 
@@ -53,14 +52,8 @@ log = logging.getLogger("pressure.worker")
 
 BATCH_SECONDS = 0.010
 """How much work a worker claims at once."""
-MOST = 128
-OVERDUE = 0.020
-"""After this long on one task, the tasks behind it are given back."""
-TICK = 0.010
-QUIET = 1.0
-HASTEN = 0.05
-SIGN_OFF = 8.0
-"""How long (seconds) an idle worker that is to stop tries to sign off at a server that is away."""
+MOST = MOST_CLAIMED
+FAREWELL = 3.0
 
 
 def work(post: Post) -> None:
@@ -106,41 +99,30 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}".encode()[:255]
         self._library = Library(self._channel)
         self._clients: dict[bytes, float] = {}
-        self._stopping = False
-        self._finished = False
-        self._life = 0
         self._done = 0
-        self._lock = threading.Lock()
-        """Guards what main thread and watchdog share: the next four."""
-        self._pending: deque[Delivery] = deque()
-        self._verdicts: list[Verdict] = []
-        self._current: Delivery | None = None
-        self._started = 0.0
-        self._announced = False
-        self._bell_read, self._bell_write = os.pipe()
-        self._asleep = False
-        """Whether the watchdog must be woken when a task begins."""
+        self._desk = Desk()
+        self._watchdog = Watchdog(self._desk, self._channel, notes, self._guard, self._name)
 
     def stop(self) -> None:
         """Finish the task that runs, give back the others, and end. For signal handlers."""
-        self._stopping = True
-        os.write(self._bell_write, b"\0")
+        self._desk.stopping = True
+        self._watchdog.ring()
 
     def run(self) -> None:
         consumer = self._open()
         self._guard.install()
         context.enter(context.Here(self._post, self._notes, self._guard, self.run_here))
-        watchdog = threading.Thread(target=self._watch, args=(consumer,), daemon=True)
-        watchdog.start()
+        self._watchdog.start(consumer)
+        desk = self._desk
         count = 1
-        while not self._stopping:
+        while not desk.stopping:
             if self._max_tasks is not None:
                 count = min(count, self._max_tasks - self._done)
                 if count <= 0:
                     break
             life = consumer.life
             try:
-                deliveries = consumer.exchange(self._take_verdicts(), count)
+                deliveries = consumer.exchange(desk.take_verdicts(), count)
             except QueueDoesNotExistError:
                 # Deleted, or lost with the server's data.
                 self._channel.ensure(DEFAULT_BOUND)
@@ -152,13 +134,15 @@ class Worker:
             if not deliveries:
                 continue
             if life != consumer.life:
-                self._verdicts.clear()
-            self._life = consumer.life
+                desk.verdicts.clear()
             begun = time.monotonic()
             done = self._done
-            with self._lock:
-                self._pending.extend(deliveries)
-            self._wake_watchdog()
+            with desk.lock:
+                desk.pending.extend(deliveries)
+                self._notes.claimed([delivery.id for delivery in deliveries])
+            if desk.asleep:
+                desk.asleep = False
+                self._watchdog.ring()
             self._run_pending(consumer)
             count = self._next_count(count, self._done - done, time.monotonic() - begun)
         self._finish(consumer)
@@ -182,46 +166,52 @@ class Worker:
             return max(1, min(count, int(ran * BATCH_SECONDS / seconds)))
         return count
 
-    def _take_verdicts(self) -> list[Verdict]:
-        with self._lock:
-            verdicts, self._verdicts = self._verdicts, []
-        return verdicts
-
     def _run_pending(self, consumer: Consumer) -> None:
+        desk = self._desk
         while True:
-            with self._lock:
-                if not self._pending:
+            with desk.lock:
+                if not desk.pending or desk.stopping:
                     return
-                if self._stopping:
-                    return
-                delivery = self._pending.popleft()
-                self._current, self._started, self._announced = delivery, time.monotonic(), False
-            if delivery.max_deliveries == 1 and not self._isolate(consumer):
-                self._current = None
+                delivery = desk.pending.popleft()
+                desk.current, desk.started, desk.announced = delivery, time.monotonic(), False
+            if delivery.max_deliveries == 1 and not self._isolate(consumer, delivery):
+                desk.current = None
                 continue
-            self._notes.running(delivery.id, delivery.client_id, self._started, self._done)
+            self._notes.running(delivery.id, delivery.client_id, desk.started, self._done)
+            if self._notes.recalled:
+                self._return(consumer, delivery)
+                return
             verdict = self._handle(delivery)
             self._done += 1
             self._notes.idle(self._done)
-            with self._lock:
-                self._current = None
+            with desk.lock:
+                desk.current = None
                 if verdict is not None:
-                    self._verdicts.append(verdict)
+                    desk.verdicts.append(verdict)
             if delivery.max_deliveries == 1:
-                consumer.exchange(self._take_verdicts(), 0)
+                settle(consumer, desk.take_verdicts())
             # A worker that now waits for its next task keeps nothing of the last one alive.
             del delivery, verdict
 
-    def _isolate(self, consumer: Consumer) -> bool:
+    def _return(self, consumer: Consumer, delivery: Delivery) -> None:
+        """The supervisor has recalled what was not begun, since this process did not do so itself:
+        the last task held the interpreter lock."""
+        with self._desk.lock:
+            self._desk.current = None
+            tasks = [delivery.id, *(behind.id for behind in self._desk.pending)]
+            self._desk.pending.clear()
+            self._notes.idle(self._done)
+            self._notes.claimed([])
+        consumer.give_back(tasks)
+
+    def _isolate(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Hold nothing but the current task: should this machine die, then that one is charged, and
-        so does not run again. False if the lease was lost, so that it is another's by now."""
-        with self._lock:
-            behind = [delivery.id for delivery in self._pending]
-            self._pending.clear()
+        so does not run again. False if it is no longer held here, and so is another's."""
+        behind = self._desk.take_pending()
         if behind:
             consumer.give_back(behind)
-        consumer.exchange(self._take_verdicts(), 0)
-        return consumer.life == self._life
+        settle(consumer, self._desk.take_verdicts())
+        return consumer.holds(delivery.id)
 
     def _handle(self, delivery: Delivery) -> Verdict | None:
         if delivery.error:
@@ -333,96 +323,17 @@ class Worker:
         return verdict._replace(dead_letter=reason("worker_lost", why))
 
     def _finish(self, consumer: Consumer) -> None:
-        with self._lock:
-            rest = list(self._pending)
-            self._pending.clear()
+        rest = self._desk.take_pending()
         try:
-            consumer.exchange(self._take_verdicts(), 0, time.monotonic() + 5.0)
+            settle(consumer, self._desk.take_verdicts(), time.monotonic() + FAREWELL)
             context.leave()
             if rest:
-                consumer.give_back([delivery.id for delivery in rest])
+                consumer.give_back(rest)
             consumer.close()
             self._channel.disconnect()
         except PressureError as exc:
             log.warning("could not sign off: %s", exc)
-        self._finished = True
-
-    # The watchdog
-
-    def _wake_watchdog(self) -> None:
-        if self._asleep:
-            self._asleep = False
-            os.write(self._bell_write, b"\0")
-
-    def _watch(self, consumer: Consumer) -> None:
-        parent = parent_process()
-        sentinels = [parent.sentinel] if parent is not None else []
-        idle_since = hastened = time.monotonic()
-        while True:
-            now = time.monotonic()
-            if self._current is not None:
-                idle_since = now
-                self._guard.check()
-            elif now - idle_since > QUIET and not self._stopping:
-                self._asleep = True
-                # Looked at after that was set, or the beginning of a task might be missed.
-                while self._asleep and self._current is None and not self._stopping:
-                    self._doze(sentinels, QUIET)
-                self._asleep = False
-                idle_since = time.monotonic()
-            self._doze(sentinels, TICK)
-            try:
-                self._relieve(consumer)
-                if self._stopping and now - hastened > HASTEN:
-                    hastened = now
-                    self._hasten(idle_since)
-            except PressureError as exc:
-                log.warning("while a task ran: %s", exc)
-
-    def _doze(self, sentinels: list[int], seconds: float) -> None:
-        ready = wait_for_any([self._bell_read, *sentinels], seconds)
-        if self._bell_read in ready:
-            os.read(self._bell_read, 4096)
-        if len(ready) > (self._bell_read in ready):
-            # The supervisor is gone; whoever replaces it starts its own workers.
-            os._exit(0)
-
-    def _hasten(self, idle_since: float) -> None:
-        """End the main thread's wait for a task, or the process if its server is away."""
-        if self._finished or self._current is not None:
-            return
-        if time.monotonic() - idle_since > SIGN_OFF:
-            log.warning("could not sign off: what this worker held comes back when its lease ends")
-            os._exit(1)
-        self._channel.unblock()
-
-    def _relieve(self, consumer: Consumer) -> None:
-        """Do what must not wait for a task that runs long."""
-        if not consumer.lock.acquire(blocking=False):
-            # The main thread is between tasks, and does all of this itself.
-            return
-        try:
-            with self._lock:
-                current = self._current
-                if current is None or time.monotonic() - self._started < OVERDUE:
-                    return
-                behind = [delivery.id for delivery in self._pending]
-                self._pending.clear()
-                verdicts, self._verdicts = self._verdicts, []
-                announce, self._announced = not self._announced, True
-            if behind:
-                consumer.give_back(behind)
-            if verdicts or consumer.unsettled:
-                consumer.exchange(verdicts, 0)
-            if announce and current.client_id:
-                notice = pack_answer(
-                    Kind.STARTED,
-                    self._notes.supervisor,
-                    worker=self._name,
-                    deliveries=current.deliveries,
-                    started=time.time(),
-                    finished=0.0,
-                )
-                self._channel.notify(current.client_id, current.id, notice)
+            # The supervisor takes care of what is still held.
+            sys.exit(1)
         finally:
-            consumer.lock.release()
+            self._desk.finished = True

@@ -23,29 +23,29 @@ if last then
     return {OK, tonumber(accepted), places and tonumber(string.match(places, '^%d+')) or 0}
   end
 end
+local time = call('TIME')
+local stamp = time[1] * 1000 + math.floor(time[2] / 1000)
 -- What was refused must not happen later, when its sender has put it again under another number.
-local function refuse(reply)
-  call('HSET', producers, id, string.format('%s:0:%d', sequence, now_ms()))
-  return reply
-end
-local limit = call('GET', bound)
-if not limit then
-  call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
-  return {ABSENT}
-end
-if call('GET', generation) ~= expected then return {AGAIN} end
-if call('EXISTS', closed) == 1 then
-  signal(room)  -- the next blocked producer hears of it, too
-  signal(not_full)
-  return {CLOSED}
-end
-if call('LLEN', producer_free) == 0 then
-  return refuse({IN_USE, call('GET', producer) or ''})
+local refused = sequence .. ':0:' .. stamp
+local limit, found, holder = unpack(call('MGET', bound, generation, producer))
+-- 2: not closed, and no 0.15 client has the role. This is the usual case.
+if not limit or found ~= expected or call('EXISTS', closed, producer_free, producer_free) ~= 2 then
+  if not limit then
+    call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
+    return {ABSENT}
+  end
+  if found ~= expected then return {AGAIN} end
+  if call('EXISTS', closed) == 1 then
+    signal(room)  -- the next blocked producer hears of it, too
+    signal(not_full)
+    return {CLOSED}
+  end
+  call('HSET', producers, id, refused)
+  return {IN_USE, holder or ''}
 end
 
 limit = tonumber(limit)
 local count = #ARGV - FIRST + 1
-local stamp = now_ms()
 local had = hold >= 0 and reserved_for(prefetched, own) or 0
 local before, asked = 0, count
 if limit > 0 then
@@ -61,7 +61,8 @@ if limit > 0 then
       -- 0.15 clients leave an element there now and then, and a place may have been freed here.
       if had > 0 then reserve(prefetched, own, 0, stamp, had) end
       restore_room(base, bound, prefetched, not_full, room)
-      return refuse({FULL, before - call('LLEN', base)})
+      call('HSET', producers, id, refused)
+      return {FULL, before - call('LLEN', base)}
     end
   end
   -- Others may want to put as well.
@@ -83,21 +84,26 @@ local stamped, values, bytes = struct.pack('>I8', stamp), {}, 0
 for i = 1, count do
   local value = ARGV[FIRST + i - 1]
   if not raw then
-    end_upload(uploads, value)
+    if string.byte(value, FLAGS) % (2 * BLOB_FLAG) >= BLOB_FLAG then end_upload(uploads, value) end
     value = string.sub(value, 1, STAMP - 1) .. stamped .. string.sub(value, STAMP + 8)
   end
   values[i] = value
   bytes = bytes + #value
 end
-local length = count > 0 and push(base, values, mode == 'head')
-call('HSET', producers, id, sequence .. ':' .. count .. ':' .. string.format('%d', stamp))
-call('SET', producer, client, 'KEEPTTL')
+local length
+if count == 1 and mode ~= 'head' then
+  length = call('LPUSH', base, values[1])
+else
+  length = count > 0 and push(base, values, mode == 'head')
+end
+call('HSET', producers, id, sequence .. ':' .. count .. ':' .. stamp)
+if holder ~= client then call('SET', producer, client, 'KEEPTTL') end
 call('INCRBY', produced_messages, count)
 call('INCRBY', produced_bytes, bytes)
 if limit > 0 then
   if before + count >= limit then
     call('DEL', not_full, room)
-  else
+  elseif call('EXISTS', not_full, room) < 2 then
     signal(not_full)
     signal(room)
   end

@@ -1,11 +1,11 @@
-"""Queues that replace `multiprocessing`'s by an import, and reach across machines::
+"""Queues and pools that replace `multiprocessing`'s by an import, and reach across machines::
 
     import pressure.multiprocessing as mp
 
     queue = mp.Queue(100)
     mp.Process(target=work, args=(queue,)).start()
 
-Everything else is the standard library's own. See `pressure.multiprocessing.queues`.
+Everything else is the standard library's own. See `pressure.multiprocessing.queues` and `.pool`.
 """
 
 from __future__ import annotations

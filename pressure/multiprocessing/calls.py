@@ -8,9 +8,12 @@ Where that fails, and for daemons, it pickles as the executor does.
 
 from __future__ import annotations
 
+import copyreg
+import io
 import itertools
 import pickle
 import traceback
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import pool
 from multiprocessing.reduction import ForkingPickler
@@ -32,6 +35,9 @@ __all__ = [
 # What programs that use the standard library's pool look for. The stubs don't know them.
 MaybeEncodingError: Any = vars(pool)["MaybeEncodingError"]
 RemoteTraceback: Any = vars(pool)["RemoteTraceback"]
+
+# Both grow when a program registers more.
+_reducers: Any = ChainMap(vars(ForkingPickler)["_extra_reducers"], copyreg.dispatch_table)
 
 PROTOCOL = 5
 
@@ -59,13 +65,22 @@ def pack_chunk(function: bytes, items: tuple[Any, ...], *, starred: bool, local:
 def _dumps(obj: Any, local: bool) -> bytes:
     if local:
         try:
-            return bytes(ForkingPickler.dumps(obj, PROTOCOL))
+            return _dumps_as_multiprocessing(obj)
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
                 return pickling.in_one_piece(pickling.dumps(obj))
             except Exception:
                 raise plain from None
     return pickling.in_one_piece(pickling.dumps(obj))
+
+
+def _dumps_as_multiprocessing(obj: Any) -> bytes:
+    """What `ForkingPickler.dumps` does, without what it does each time."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, PROTOCOL)
+    pickler.dispatch_table = _reducers
+    pickler.dump(obj)
+    return buffer.getvalue()
 
 
 def _run_chunk(function: bytes, items: tuple[Any, ...]) -> list[Any]:
@@ -92,7 +107,7 @@ def run(payload: bytes, local: bool) -> bytes:
 
 def _pack_result(outcome: Any, local: bool) -> bytes:
     if local:
-        return bytes(ForkingPickler.dumps(outcome, PROTOCOL))
+        return _dumps_as_multiprocessing(outcome)
     return pickling.in_one_piece(pickling.dumps_result(outcome))
 
 

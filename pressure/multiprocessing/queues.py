@@ -166,6 +166,10 @@ class JoinableQueue(Queue[T]):
     _exact = True
     _reserves = False
 
+    def _open(self, remote: Remote, maxsize: int) -> None:
+        super()._open(remote, maxsize)
+        remote.counts_done = True
+
     def task_done(self) -> None:
         """Raises `ValueError` if called more often than items were got."""
         remote = self._remote

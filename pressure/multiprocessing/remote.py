@@ -92,6 +92,8 @@ class Remote:
         self.handle = Handle(self.core, address)
         self._pace = Pace()
         self._expects_to_wait = False
+        self.counts_done = False
+        """Whether items are unfinished until task_done() is called, which may be at any time."""
         self.caretaker = Caretaker(self.core, self.handle, owner=creator and where.ttl is not None)
         self._finalizer = weakref.finalize(self, self.caretaker.abandon)
         # The interpreter's exit has hooks of its own.
@@ -214,7 +216,7 @@ class Remote:
             if not may_wait(core, session, until):
                 self._expects_to_wait = False
                 return items.SKIPPED
-            item, left = wait_for_one(handle, session, until)
+            item, left = wait_for_one(handle, session, until, at_once=self.counts_done)
             self._expects_to_wait = item is not None and left == 0
             if item is None:
                 return items.SKIPPED

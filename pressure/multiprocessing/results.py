@@ -165,7 +165,9 @@ class IMapIterator(Job):
 
     def __init__(self, pool: object, forget: Callable[[Job], None], *, ahead: int) -> None:
         super().__init__(pool, forget)
-        self._condition = threading.Condition(threading.Lock())
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        self._room = threading.Condition(lock)
         self._ahead = ahead
         self._begun = 0
         self._done = 0
@@ -209,9 +211,11 @@ class IMapIterator(Job):
     def wait_for_room(self) -> bool:
         """Wait, before one more call begins, until few enough are under way. False: stop."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._begun - self._done < self._ahead or self._length is not None
-            )
+            if self._begun - self._done >= self._ahead:
+                # For much room: to be woken for each call would cost more than the call.
+                self._room.wait_for(
+                    lambda: self._begun - self._done <= self._ahead // 2 or self._length is not None
+                )
             self._begun += 1
             return self._length is None
 
@@ -234,7 +238,10 @@ class IMapIterator(Job):
             self._done += 1
             self._sort_in(index, outcome)
             over = self._is_over()
-            self._condition.notify_all()
+            if over or self._ready:
+                self._condition.notify_all()
+            if self._begun - self._done == self._ahead // 2:
+                self._room.notify_all()
         if over:
             self._complete()
 
@@ -251,6 +258,7 @@ class IMapIterator(Job):
             self._length = self._done
             self._error = error
             self._condition.notify_all()
+            self._room.notify_all()
         self._complete()
 
 

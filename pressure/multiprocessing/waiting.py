@@ -2,8 +2,8 @@
 
 `pressure.flows.take` asks first, then blocks, then settles. Where items come one by one, and each
 is waited for, this doesn't ask; it acknowledges, blocks and settles with commands that are sent at
-once, and that the server carries out when their time comes. Whatever doesn't go smoothly is left
-to `take`, which finds all that this way may have brought. Nobody can wake such a wait when the
+once, and that the server carries out when their time comes. Where nobody depends on it, several
+acknowledgements gather to one. Whatever doesn't go smoothly is left to `take`, which finds all that this way may have brought. Nobody can wake such a wait when the
 queue is closed or deleted: it ends by itself within two seconds, and `take` says why.
 """
 
@@ -19,7 +19,7 @@ from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.handle import Handle
 from pressure.link import BLOCK_MARGIN, Link
-from pressure.protocol import Command, Status
+from pressure.protocol import Acks, Command, Status
 from pressure.retry import Broken
 from pressure.scripts import SCRIPTS
 from pressure.session import Session
@@ -28,6 +28,10 @@ __all__ = ["Arrival", "may_wait", "wait_for_one"]
 
 LEAST = 0.02
 """Shorter waits (seconds) are not worth it."""
+GATHER = 16
+"""So many acknowledgements gather at most,"""
+GATHER_FOR = 0.025
+"""and for so long (seconds)."""
 
 
 class Arrival(NamedTuple):
@@ -54,19 +58,23 @@ def may_wait(core: Core[Link], session: Session[Link], until: float | None) -> b
     )
 
 
-def wait_for_one(handle: Handle, session: Session[Link], until: float | None) -> Arrival:
+def wait_for_one(
+    handle: Handle, session: Session[Link], until: float | None, *, at_once: bool
+) -> Arrival:
     """Block until an item comes, a while passes, or the deadline does (monotonic). If nothing came,
-    ask `take`: it may know why."""
+    ask `take`: it may know why. `at_once`: the server must know at once what was got."""
     core, link = handle.core, session.link
+    # Nobody waits for room in a queue without a bound, nor reads the statistics of one without a
+    # name. There it is enough to know that the lease is not lost, which acknowledgements tell.
+    counts = core.bound > 0 or not core.ttl_ms
+    gathering = bool(session.pending) and not (counts or at_once or _overdue(session))
     patience = flows.SLICE if until is None else until - time.monotonic() + 0.1
     seconds = min(flows.SLICE, patience)
-    acks = session.collect()
+    acks = Acks() if gathering else session.collect()
     number = session.next_number() if acks.tags else 0
+    settles = counts or not (acks.tags or gathering)
     try:
         commands = [core.protocol.blocking_take(session.consumer, seconds)]
-        # Nobody waits for room in a queue without a bound, nor reads the statistics of one without
-        # a name. Whether the lease was lost is said by the acknowledgement.
-        settles = not acks.tags or core.bound > 0 or not core.ttl_ms
         if settles:
             commands.append(
                 core.protocol.settle(core.generation, session.consumer, core.client, -1)
@@ -79,6 +87,12 @@ def wait_for_one(handle: Handle, session: Session[Link], until: float | None) ->
         link.send_all(commands)
         if acks.tags and link.receive()[0] != Status.OK:
             raise _NotSmooth
+        if gathering and not link.wait(_soonest(session.collected + GATHER_FOR, until)):
+            # The connection is blocked.
+            acks, number = session.collect(), session.next_number()
+            reply: Any = handle.ask_aside(core.protocol.ack(session.consumer, acks, number))
+            if reply[0] != Status.OK:
+                raise _NotSmooth
         item: bytes | None = _receive(handle, link, seconds, until)
         last = link.receive()
         if settles:
@@ -106,6 +120,14 @@ def wait_for_one(handle: Handle, session: Session[Link], until: float | None) ->
 
 class _NotSmooth(Exception):
     pass
+
+
+def _overdue(session: Session[Link]) -> bool:
+    return len(session.pending) >= GATHER or time.monotonic() - session.collected >= GATHER_FOR
+
+
+def _soonest(at: float, until: float | None) -> float:
+    return at if until is None else min(at, until)
 
 
 def _receive(handle: Handle, link: Link, seconds: float, until: float | None) -> Any:

@@ -259,7 +259,13 @@ def test_a_module_by_value(
     assert ex.submit(len, [module.Thing(1)]).result(PATIENCE) == 1
     module.BASE = 20  # type: ignore[attr-defined]
     assert ex.submit(module.work, 1).result(PATIENCE).value == 21
-    assert ex.submit(lambda: module.helper(2)).result(PATIENCE) == 22
+
+    def use() -> Any:
+        return module.helper(2)
+
+    assert ex.submit(use).result(PATIENCE) == 22
+    module.BASE = 30  # type: ignore[attr-defined]
+    assert ex.submit(use).result(PATIENCE) == 32
 
 
 def test_a_name_that_the_workers_module_lacks(

@@ -9,8 +9,10 @@ from concurrent.futures import wait
 
 import pytest
 
-from pressure.executor import RedisExecutor
+from pressure.executor import RedisExecutor, TaskTerminatedError
+from pressure.executor.notes import MOST_CLAIMED
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
+from tests.support.waiting import eventually
 
 
 def nothing() -> None:
@@ -52,40 +54,63 @@ def test_several_long_tasks_amid_short_ones(mode: str, url: str, queue_name: str
             assert ex.terminate(future)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_that_holds_the_interpreter_amid_short_ones(
+    mode: str, url: str, queue_name: str
+) -> None:
+    """Its worker can't even give back what it has claimed. Only what this had finished already has
+    to wait for it: one batch at most."""
+    with executor(mode, url, queue_name, 2) as ex:
+        wait([ex.submit(nothing) for _ in range(500)], PATIENCE)
+        strict = ex.options(grace=0.1)
+        before = [ex.submit(nothing) for _ in range(1000)]
+        long = strict.submit(hold_the_interpreter, 64)
+        after = [ex.submit(nothing) for _ in range(1000)]
+
+        def left() -> int:
+            return sum(not future.done() for future in before + after)
+
+        assert eventually(lambda: left() < MOST_CLAIMED, PATIENCE / 2), left()
+        assert not long.done()
+        assert strict.terminate(long)
+        assert eventually(lambda: left() == 0, PATIENCE), left()
+        assert isinstance(long.exception(PATIENCE), TaskTerminatedError)
+
+
 def test_a_small_client_beside_a_large_one(url: str, queue_name: str) -> None:
-    with daemon(url, queue_name, 2):
-        with (
-            RedisExecutor(url=url, queue=queue_name) as large,
-            RedisExecutor(url=url, queue=queue_name) as small,
-        ):
+    with (
+        daemon(url, queue_name, 2),
+        RedisExecutor(url=url, queue=queue_name) as large,
+        RedisExecutor(url=url, queue=queue_name) as small,
+    ):
+        small.submit(nothing).result(PATIENCE)
+        many = [large.submit(nothing) for _ in range(30_000)]
+        many[0].result(PATIENCE)
+        for _ in range(3):
             small.submit(nothing).result(PATIENCE)
-            many = [large.submit(nothing) for _ in range(30_000)]
-            many[0].result(PATIENCE)
-            for _ in range(3):
-                small.submit(nothing).result(PATIENCE)
-            assert not many[-1].done(), "the large one was done before the small one's turn came"
-            _, not_done = wait(many, PATIENCE)
-            assert not not_done
+        assert not many[-1].done(), "the large one was done before the small one's turn came"
+        _, not_done = wait(many, PATIENCE)
+        assert not not_done
 
 
 def test_two_large_clients_make_progress_together(url: str, queue_name: str) -> None:
-    with daemon(url, queue_name, 2):
-        with (
-            RedisExecutor(url=url, queue=queue_name) as one,
-            RedisExecutor(url=url, queue=queue_name) as other,
-        ):
-            finished: dict[str, float] = {}
+    with (
+        daemon(url, queue_name, 2),
+        RedisExecutor(url=url, queue=queue_name) as one,
+        RedisExecutor(url=url, queue=queue_name) as other,
+    ):
+        finished: dict[str, float] = {}
 
-            def run(name: str, ex: RedisExecutor) -> None:
-                wait([ex.submit(nothing) for _ in range(5000)], PATIENCE)
-                finished[name] = time.monotonic()
+        def run(name: str, ex: RedisExecutor) -> None:
+            wait([ex.submit(nothing) for _ in range(5000)], PATIENCE)
+            finished[name] = time.monotonic()
 
-            threads = [
-                threading.Thread(target=run, args=arguments)
-                for arguments in (("one", one), ("other", other))
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(PATIENCE)
-            assert set(finished) == {"one", "other"}
+        threads = [
+            threading.Thread(target=run, args=arguments)
+            for arguments in (("one", one), ("other", other))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert set(finished) == {"one", "other"}

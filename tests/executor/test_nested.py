@@ -45,7 +45,7 @@ def deep_by(how: str, levels: int) -> int:
         return 0
     ex = current_executor()
     if how == "map":
-        return next(ex.map(deep_by, [how], [levels - 1])) + 1
+        return int(next(ex.map(deep_by, [how], [levels - 1]))) + 1
     child = ex.submit(deep_by, how, levels - 1)
     if how == "wait":
         wait([child])

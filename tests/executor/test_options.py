@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -45,10 +46,8 @@ def spin(seconds: float) -> str:
 def swallow(seconds: float) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        try:
+        with contextlib.suppress(TimeoutError):
             time.sleep(end - time.monotonic())
-        except TimeoutError:
-            pass
     return "swallowed"
 
 
@@ -145,13 +144,14 @@ def test_the_delay_doubles_up_to_a_minute() -> None:
 
 
 def test_a_record_without_limits_is_as_short_as_ever() -> None:
-    plain = pack_task(b"function", b"arguments", stored=False)
+    plain = bytes(pack_task(b"function", b"arguments", stored=False))
     assert len(plain) == 3 + len(b"functionarguments")
     assert unpack_task(plain).limits is None
-    limited = unpack_task(pack_task(b"function", b"arguments", stored=True, limits=(1.5, 2.0)))
+    record = bytes(pack_task(b"function", b"arguments", stored=True, limits=(1.5, 2.0)))
+    limited = unpack_task(record)
     assert limited[1:] == (b"function", b"arguments", (1.5, 2.0))
     with pytest.raises(ValueError, match="task record"):
-        unpack_task(pack_task(b"", b"", stored=False, limits=(1.5, 2.0))[:8])
+        unpack_task(record[:8])
 
 
 def test_a_view_is_an_executor_that_does_not_change(ex: RedisExecutor) -> None:
@@ -245,7 +245,6 @@ def test_a_task_is_retried_until_it_succeeds(ex: RedisExecutor, tmp_path: Path) 
     future = ex.options(retries=3, backoff=0.01).submit(count, path, fail=2)
     assert future.result(PATIENCE) == 3
     assert future.info()["attempts"] == 3
-    assert ex.submit(add, 1, 2).info() == {} or True
     plain = ex.submit(add, 1, 2)
     assert plain.result(PATIENCE) == 3
     assert plain.info()["attempts"] == 1

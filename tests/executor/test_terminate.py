@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -30,11 +32,16 @@ def note_and_swallow(path: str) -> str:
         file.write(f"{os.getpid()}\n")
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        try:
+        with contextlib.suppress(CancelledError):
             time.sleep(PATIENCE)
-        except CancelledError:
-            pass
     return "swallowed"
+
+
+def note_and_hold_the_interpreter(path: str) -> bool:
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(0.1)
+    return re.match(r"(a+)+$", "a" * 64 + "b") is None
 
 
 def clean_up(path: str) -> None:
@@ -89,6 +96,16 @@ def test_a_task_that_swallows_it_is_killed(ex: RedisExecutor, path: str) -> None
     assert started(path) and len(Path(path).read_text().splitlines()) == 1
 
 
+def test_a_task_that_holds_the_interpreter_is_killed(ex: RedisExecutor, path: str) -> None:
+    strict = ex.options(grace=0.2)
+    future = strict.submit(note_and_hold_the_interpreter, path)
+    assert eventually(future.running, PATIENCE)
+    time.sleep(0.2)
+    assert strict.terminate(future)
+    with pytest.raises(TaskTerminatedError, match="killed"):
+        future.result(PATIENCE)
+
+
 def test_a_queued_task_is_withdrawn(ex: RedisExecutor, path: str) -> None:
     blocker = ex.submit(note_and_sleep, path)
     assert started(path)
@@ -132,25 +149,26 @@ def test_nothing_that_was_terminated_is_retried(ex: RedisExecutor, path: str) ->
 
 def test_it_finds_the_right_one_of_many(url: str, queue_name: str, tmp_path: Path) -> None:
     """Two daemons with two processes each; each task is ended by itself."""
-    with daemon(url, queue_name, 2), daemon(url, queue_name, 2):
-        with RedisExecutor(url=url, queue=queue_name) as ex:
-            paths = [str(tmp_path / str(number)) for number in range(4)]
-            futures = [ex.submit(note_and_sleep, path) for path in paths]
-            assert all(map(started, paths))
-            for future in futures[::2]:
-                assert ex.terminate(future)
-            for future in futures[::2]:
-                assert isinstance(future.exception(PATIENCE), TaskTerminatedError)
-            assert not any(future.done() for future in futures[1::2])
-            for future in futures[1::2]:
-                assert ex.terminate(future)
-                assert isinstance(future.exception(PATIENCE), TaskTerminatedError)
+    with (
+        daemon(url, queue_name, 2),
+        daemon(url, queue_name, 2),
+        RedisExecutor(url=url, queue=queue_name) as ex,
+    ):
+        paths = [str(tmp_path / str(number)) for number in range(4)]
+        futures = [ex.submit(note_and_sleep, path) for path in paths]
+        assert all(map(started, paths))
+        for future in futures[::2]:
+            assert ex.terminate(future)
+        for future in futures[::2]:
+            assert isinstance(future.exception(PATIENCE), TaskTerminatedError)
+        assert not any(future.done() for future in futures[1::2])
+        for future in futures[1::2]:
+            assert ex.terminate(future)
+            assert isinstance(future.exception(PATIENCE), TaskTerminatedError)
 
 
 @pytest.mark.leaves_no_keys
-def test_nothing_is_left_behind(
-    url: str, queue_name: str, path: str, client: redis.Redis
-) -> None:
+def test_nothing_is_left_behind(url: str, queue_name: str, path: str, client: redis.Redis) -> None:
     with executor("daemon", url, queue_name, 1) as ex:
         future: TaskFuture = ex.submit(note_and_sleep, path)
         assert started(path)

@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, wait
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,8 @@ def test_what_dies_or_fails_while_it_is_pickled_is_told(
 ) -> None:
     daemon(2)
     executor = make_executor(options=Options(max_deliveries=2))
-    dies_at_unpickle = executor.submit(do.square, do.DiesWhenUnpickled())  # type: ignore[arg-type]
-    fails_at_unpickle = executor.submit(do.square, do.FailsWhenUnpickled())  # type: ignore[arg-type]
+    dies_at_unpickle = executor.submit(do.square, do.DiesWhenUnpickled())
+    fails_at_unpickle = executor.submit(do.square, do.FailsWhenUnpickled())
     dies_at_pickle = executor.submit(do.returns, "dies")
     not_readable = executor.submit(do.returns, "fails")
     with pytest.raises(WorkerLostError, match="exit code 7"):
@@ -270,7 +270,7 @@ def test_what_a_killed_client_left_behind_vanishes(
 # The server
 
 
-def all_resolve(futures: list[Future[Any]], expected: list[int]) -> None:
+def all_resolve(futures: Sequence[Future[Any]], expected: Sequence[object]) -> None:
     assert not wait(futures, WAIT).not_done
     assert [future.result(0) for future in futures] == expected
 
@@ -358,7 +358,7 @@ def test_a_failover_that_loses_the_tail_has_that_sent_again(
     executor = make_executor()
     running, kept = started_and_queued(executor, child, tmp_path / "gate")
     producers = f"__pressure__:{{{queue_name}}}:producers"
-    before = client.hgetall(producers)
+    before: Any = client.hgetall(producers)
     tail = [executor.submit(do.square, x) for x in range(100, 105)]
     once = executor.options(max_deliveries=1).submit(do.square, 1)
     ledger = executor._engine.dispatcher.ledger
@@ -368,7 +368,7 @@ def test_a_failover_that_loses_the_tail_has_that_sent_again(
     client.hset(producers, mapping=before)
     (tmp_path / "gate").touch()
     assert running.result(WAIT).startswith("a ")
-    all_resolve(kept + tail, [x * x for x in [*range(20), *range(100, 105)]])
+    all_resolve([*kept, *tail], [x * x for x in [*range(20), *range(100, 105)]])
     with pytest.raises(TaskLostError):
         once.result(WAIT)
 
@@ -452,7 +452,7 @@ def test_lost_replies_lose_nothing(
         assert executor.submit(do.square, index).result(WAIT) == index * index
     futures = [executor.submit(do.note, path, str(x)) for x in range(100)]
     proxy.drop_next_reply(command)
-    all_resolve(futures, [None] * 100)  # type: ignore[list-item]
+    all_resolve(futures, [None] * 100)
     assert sorted(map(int, do.lines(path))) == list(range(100))
 
 

@@ -1,0 +1,181 @@
+"""What a worker process has in hand, and the thread that looks after it while a task runs long."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from multiprocessing import parent_process
+from multiprocessing.connection import wait as wait_for_any
+
+from pressure.channel import Channel, Consumer, Delivery, Verdict
+from pressure.errors import PressureError
+from pressure.executor.interrupts import Guard
+from pressure.executor.notes import Notes
+from pressure.executor.records import Kind, pack_answer
+
+__all__ = ["QUIET", "Desk", "Watchdog", "settle"]
+
+log = logging.getLogger("pressure.worker")
+
+OVERDUE = 0.020
+"""After this long on one task, the tasks behind it are given back."""
+TICK = 0.010
+QUIET = 1.0
+HASTEN = 0.05
+SIGN_OFF = 4.0
+"""How long (seconds) an idle worker that is to stop tries to sign off at a server that is away."""
+
+
+class Desk:
+    """What is claimed and not begun, what runs, and what is done and not sent. The main thread and
+    the watchdog share it; `lock` guards all but the last three."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pending: deque[Delivery] = deque()
+        self.verdicts: list[Verdict] = []
+        self.current: Delivery | None = None
+        self.started = 0.0
+        self.announced = False
+        self.stopping = False
+        """No task is begun any more."""
+        self.finished = False
+        """The worker has signed off."""
+        self.asleep = False
+        """The watchdog must be woken when a task begins."""
+
+    def take_verdicts(self) -> list[Verdict]:
+        with self.lock:
+            verdicts, self.verdicts = self.verdicts, []
+        return verdicts
+
+    def take_pending(self) -> list[bytes]:
+        """The ids of what was claimed and not begun; it is somebody else's from now on."""
+        with self.lock:
+            ids = [delivery.id for delivery in self.pending]
+            self.pending.clear()
+        return ids
+
+
+def settle(consumer: Consumer, verdicts: list[Verdict], until: float | None = None) -> None:
+    """Record verdicts without claiming anything."""
+    found = consumer.exchange(verdicts, 0, until)
+    if found:
+        # What a reply had brought that was lost.
+        consumer.give_back([delivery.id for delivery in found])
+
+
+class Watchdog:
+    """The second thread of a worker process.
+
+    It returns the tasks behind one that runs long to the queue, sends the answers that are
+    finished, tells the client that the task runs, has tasks ended whose time is over, and ends the
+    process when its supervisor is gone.
+    """
+
+    def __init__(
+        self, desk: Desk, channel: Channel, notes: Notes, guard: Guard, name: bytes
+    ) -> None:
+        self._desk = desk
+        self._channel = channel
+        self._notes = notes
+        self._guard = guard
+        self._name = name
+        self._bell_read, self._bell_write = os.pipe()
+
+    def start(self, consumer: Consumer) -> None:
+        threading.Thread(target=self._watch, args=(consumer,), daemon=True).start()
+
+    def ring(self) -> None:
+        """Wake it. May be called by a signal handler."""
+        os.write(self._bell_write, b"\0")
+
+    def _watch(self, consumer: Consumer) -> None:
+        desk = self._desk
+        parent = parent_process()
+        sentinels = [parent.sentinel] if parent is not None else []
+        idle_since = hastened = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if desk.current is not None:
+                idle_since = now
+                self._guard.check()
+            elif now - idle_since > QUIET and not desk.stopping:
+                desk.asleep = True
+                # Looked at after that was set, or the beginning of a task might be missed.
+                while desk.asleep and desk.current is None and not desk.stopping:
+                    self._doze(sentinels, QUIET)
+                desk.asleep = False
+                idle_since = time.monotonic()
+            self._doze(sentinels, TICK)
+            try:
+                self._relieve(consumer)
+                if desk.stopping and now - hastened > HASTEN:
+                    hastened = now
+                    self._hasten(idle_since)
+            except PressureError as exc:
+                log.warning("while a task ran: %s", exc)
+
+    def _doze(self, sentinels: list[int], seconds: float) -> None:
+        ready = wait_for_any([self._bell_read, *sentinels], seconds)
+        if self._bell_read in ready:
+            os.read(self._bell_read, 4096)
+        if len(ready) > (self._bell_read in ready):
+            # The supervisor is gone; whoever replaces it starts its own workers.
+            os._exit(0)
+
+    def _hasten(self, idle_since: float) -> None:
+        """End the main thread's wait for a task, or the process if its server is away."""
+        if self._desk.finished or self._desk.current is not None:
+            return
+        if time.monotonic() - idle_since > SIGN_OFF:
+            log.warning("could not sign off: what this worker held comes back when its lease ends")
+            os._exit(1)
+        self._channel.unblock()
+
+    def _relieve(self, consumer: Consumer) -> None:
+        """Do what must not wait for a task that runs long."""
+        if not consumer.lock.acquire(blocking=False):
+            # The main thread is between tasks, and does all of this itself.
+            return
+        desk = self._desk
+        try:
+            with desk.lock:
+                current = desk.current
+                if current is None or time.monotonic() - desk.started < OVERDUE:
+                    return
+                behind = list(desk.pending)
+                desk.pending.clear()
+                self._notes.claimed([])
+                verdicts, desk.verdicts = desk.verdicts, []
+                announce, desk.announced = not desk.announced, True
+            try:
+                if behind:
+                    consumer.give_back([delivery.id for delivery in behind])
+                if verdicts or consumer.unsettled:
+                    settle(consumer, verdicts)
+            except BaseException:
+                # It is unknown what was done. Nothing of it does harm when it is done again.
+                with desk.lock:
+                    desk.pending.extendleft(reversed(behind))
+                    desk.verdicts[:0] = verdicts
+                raise
+            if announce and current.client_id:
+                self._announce(current)
+        finally:
+            consumer.lock.release()
+
+    def _announce(self, current: Delivery) -> None:
+        self._notes.announced = current.id
+        notice = pack_answer(
+            Kind.STARTED,
+            self._notes.supervisor,
+            worker=self._name,
+            deliveries=current.deliveries,
+            started=time.time(),
+            finished=0.0,
+        )
+        self._channel.notify(current.client_id, current.id, notice)

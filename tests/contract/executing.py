@@ -1,0 +1,75 @@
+"""What the tasks of the executor's contract tests do."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def capture(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def fail(kind: type[BaseException], *args: Any) -> None:
+    raise kind(*args)  # the line of the error
+
+
+def falsy() -> None:
+    raise FalsyError("falsy")
+
+
+class FalsyError(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+def hold(directory: str, name: str) -> str:
+    """Make a file `name`, and wait until there is one called `go`."""
+    path = Path(directory)
+    (path / name).touch()
+    deadline = time.monotonic() + 20
+    while not (path / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return name
+
+
+def mark(directory: str, name: str) -> None:
+    (Path(directory) / name).touch()
+
+
+def slow_mark(directory: str, name: str) -> None:
+    time.sleep(0.03)
+    mark(directory, name)
+
+
+def pid() -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def slowly(x: int) -> int:
+    time.sleep(0.05)
+    return x
+
+
+def unpicklable() -> Any:
+    return lambda: None
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError("not to be pickled")
+
+
+def blob(size: int) -> bytes:
+    return b"x" * size
+
+
+def length(data: bytes) -> int:
+    return len(data)
