@@ -35,7 +35,7 @@ from pressure.parcels import (
 )
 from pressure.protocol import Command, Outcome, Status
 from pressure.replies import REPLY_TTL, Opaque, reply_core, reply_keys, reply_name
-from pressure.requests import Flow
+from pressure.requests import Flow, Post
 from pressure.session import Session
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
@@ -327,9 +327,14 @@ class Consumer:
         session = self._session
         if not session.known or session.stale:
             return None
+        first = not session.moved
         item = yield from wait_for_one(self._core, session, until)
         if item is None:
             return None
+        if first and self._core.ttl_ms:
+            # The list of what it holds came into being: it must not stay if this process dies.
+            taken = self._core.protocol.keys.taken(session.consumer)
+            yield Post(self._core.protocol.expire(taken, self._core.ttl_ms))
         return quickly_opened(self._core, item) or (yield from open_item(self._core, item))
 
     def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:

@@ -118,7 +118,7 @@ def store(core: Core[Any], name: bytes, body: bytes | Content) -> Flow[None]:
     value = yield from pack(core, codec, Record(name[:ID_BYTES], body))
     yield core.protocol.store(name, value)
     if core.ttl_ms:
-        yield core.protocol.expire_store(core.ttl_ms)
+        yield core.protocol.expire(core.protocol.keys.store, core.ttl_ms)
     yield from blobs.keep(core, value)
 
 

@@ -370,8 +370,8 @@ class Protocol:
     def fetch(self, name: bytes) -> Command:
         return Command(("HGET", self.keys.store, name))
 
-    def expire_store(self, ttl_ms: int) -> Command:
-        return Command(("PEXPIRE", self.keys.store, ttl_ms))
+    def expire(self, key: bytes, ttl_ms: int) -> Command:
+        return Command(("PEXPIRE", key, ttl_ms))
 
     def unstore(self, names: Sequence[bytes]) -> Command:
         return Command(("HDEL", self.keys.store, *names))

@@ -1,7 +1,8 @@
 """The Lua scripts, one file per operation, loaded when the package is imported.
 
 Each script is sent with the parts of the prelude (`lua/prelude.lua`) that it uses in front of it:
-the server makes all of a script's local functions anew at each call. Its header names the keys it
+the server makes all of a script's local functions anew at each call. A line `-- prelude` in a script
+says where those are put that only the rest of it uses, so that what goes before does without. Its header names the keys it
 takes; `Script.keys` is that list, so that code and script cannot disagree on the order.
 """
 
@@ -36,8 +37,7 @@ def _load() -> dict[str, Script]:
     for name, source in files.items():
         # A script with a `#!lua` line is checked by the server before it starts (flags, memory).
         shebang, body = source.split("\n", 1)
-        body = _compact(body)
-        text = "\n".join([shebang, *_used(parts, body), body])
+        text = "\n".join([shebang, *_with_prelude(parts, body)])
         header = re.search(r"^-- KEYS[ ]*(.*)$", source, re.MULTILINE)
         keys = re.sub(r"\(.*?\)(\.\.\.)?|\S+\.\.\.", "", header.group(1)) if header else ""
         scripts[name] = Script(
@@ -49,6 +49,15 @@ def _load() -> dict[str, Script]:
 def _parts(prelude: str) -> list[str]:
     """The statements of the prelude: each begins with `local` at the start of a line."""
     return re.split(r"^(?=local )", prelude, flags=re.MULTILINE)[1:]
+
+
+def _with_prelude(parts: list[str], body: str) -> list[str]:
+    first, *rest = (_compact(part) for part in re.split(r"^-- prelude\n", body, flags=re.MULTILINE))
+    early = _used(parts, first)
+    lines = [*early, first]
+    for part in rest:
+        lines += [*(one for one in _used(parts, part) if one not in early), part]
+    return lines
 
 
 def _used(parts: list[str], body: str) -> list[str]:

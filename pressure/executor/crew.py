@@ -13,10 +13,8 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
@@ -84,7 +82,7 @@ class Crew:
         self._wanted = size
         self.processes: dict[int, Any] = {}
         """The worker processes by pid. In the end it keeps those that were the last."""
-        self._directory = ""
+        self._opened = False
         self._members: dict[int, _Member] = {}
         self._lock = threading.Lock()
         self._wake_read = self._wake_write = -1
@@ -96,8 +94,8 @@ class Crew:
 
     def open(self) -> None:
         """Before anything else, once."""
-        if not self._directory:
-            self._directory = tempfile.mkdtemp(prefix="pressure-")
+        if not self._opened:
+            self._opened = True
             self._wake_read, self._wake_write = os.pipe()
 
     def want(self, size: int | None) -> bool:
@@ -129,7 +127,7 @@ class Crew:
                 return
 
     def _start_one(self) -> None:
-        path, notes = Notes.create(self._directory)
+        path, notes = Notes.create()
         notes.supervisor = self._warden.id
         read, write = os.pipe()
         # In this form it can be given to a process in whichever way that is started.
@@ -230,7 +228,8 @@ class Crew:
             member.tail.append(member.partial.decode(errors="replace"))
         snapshot = member.notes.read()
         member.notes.close()
-        os.unlink(member.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(member.path)
         code = process.exitcode
         if self._warden.settle(process.pid, snapshot):
             snapshot = replace(snapshot, task=None)
@@ -337,15 +336,14 @@ class Crew:
             _signal(member.process, signal.SIGKILL)
 
     def _close(self) -> None:
-        if not self._directory:
+        if not self._opened:
             return
         self._warden.close()
         os.close(self._wake_read)
         # A late `wake` must not write into whatever gets this number next.
         write, self._wake_write = self._wake_write, -1
         os.close(write)
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory = ""
+        self._opened = False
         # What the initializer was given is not kept any longer.
         del self._post
 

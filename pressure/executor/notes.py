@@ -61,9 +61,10 @@ class Notes:
             os.close(descriptor)
 
     @classmethod
-    def create(cls, directory: str) -> tuple[str, Notes]:
-        """A new record in a private directory; returns its path, too."""
-        descriptor, path = tempfile.mkstemp(dir=directory)
+    def create(cls) -> tuple[str, Notes]:
+        """A new record in a private file; returns its path, too. The worker removes the file when
+        it has opened it, so that nothing stays if all are killed."""
+        descriptor, path = tempfile.mkstemp(prefix="pressure-")
         try:
             os.write(descriptor, b"\0" * _SIZE)
         finally:

@@ -36,6 +36,7 @@ from pressure.executor import context
 from pressure.executor.by_value import explain
 from pressure.executor.capture import Captured
 from pressure.executor.coroutines import CoroutineType, completed
+from pressure.executor.heirs import Heirs
 from pressure.executor.interrupts import Guard, Unguarded
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
@@ -68,7 +69,12 @@ def work(post: Post) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    heirs = Heirs()
+    os.register_at_fork(
+        before=heirs.before, after_in_parent=heirs.in_parent, after_in_child=heirs.in_child
+    )
     notes = Notes(post.notes)
+    os.unlink(post.notes)
     asked_to_stop: list[int] = []
     if post.initializer is not None:
         # It runs to its end: it may have more to do than to prepare for tasks.
@@ -183,13 +189,16 @@ class Worker:
                 return
             verdict = self._handle(delivery)
             self._done += 1
-            self._notes.idle(self._done)
+            if delivery.max_deliveries != 1:
+                self._notes.idle(self._done)
             with desk.lock:
                 desk.current = None
                 if verdict is not None:
                     desk.verdicts.append(verdict)
             if delivery.max_deliveries == 1:
+                # It is noted as running until that is recorded: who dies before is charged.
                 settle(consumer, desk.take_verdicts())
+                self._notes.idle(self._done)
             # A worker that now waits for its next task keeps nothing of the last one alive.
             del delivery, verdict
 

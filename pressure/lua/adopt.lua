@@ -17,10 +17,14 @@ if not call('ZSCORE', leases, new) then
   local known = call('ZREM', leases, old) == 1
   call('ZADD', departed, now, old)
   call('HSETNX', departures, old, now)
+  local lives = call('PTTL', bound)
+  if lives > 0 then expire(lives, departed, departures) end
   call('HDEL', waiters, old)
   if not known then return {LOST} end
   call('ZADD', leases, now + lease_ms, new)
+  if lives > 0 then expire(lives, leases) end
   while call('LMOVE', taken, taken_new, 'RIGHT', 'LEFT') do end
+  if lives > 0 then expire(lives, taken_new) end
   for _, hash in ipairs({fetched, prefetched, producers}) do
     local count = call('HGET', hash, old)
     if count then

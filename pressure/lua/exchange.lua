@@ -40,6 +40,7 @@ end
 if dropped == outcomes and not call('ZSCORE', leases, id) then
   if known or call('ZSCORE', departed, id) then return {LOST} end
   call('ZADD', leases, now_ms() + lease_ms, id)
+  if ttl_ms > 0 then expire(ttl_ms, leases) end
 end
 for pair, queue in pairs(answers) do
   local first = REPLIES + 4 * pair - 3
@@ -68,8 +69,11 @@ if #items > 0 then
 end
 if messages > 0 then
   call('SET', consumer, client, 'KEEPTTL')
-  call('INCRBY', consumed_messages, messages)
+  local consumed = call('INCRBY', consumed_messages, messages)
   call('INCRBY', consumed_bytes, bytes)
+  if ttl_ms > 0 and consumed == messages then
+    expire(ttl_ms, consumer, consumed_messages, consumed_bytes)
+  end
   if (call('GET', bound) or '0') ~= '0' then
     restore_room(base, bound, prefetched, not_full, room)
   end
@@ -90,6 +94,9 @@ if state == 3 then
   call('HDEL', waiters, id)
   return {CLOSED, dropped}
 end
-if #waiter > 1 then call('HSET', waiters, id, waiter) end
+if #waiter > 1 then
+  call('HSET', waiters, id, waiter)
+  if ttl_ms > 0 then expire(ttl_ms, waiters) end
+end
 -- Who comes without an outcome has waited for a while, and sees to the dead.
 return {EMPTY, dropped, outcomes == 0 and call('ZCOUNT', leases, '-inf', now_ms()) or 0}

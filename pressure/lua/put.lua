@@ -9,8 +9,6 @@ local base, bound, closed, not_full, room, generation, producers, producer_free,
 local expected, id, sequence, client, mode, raw, ttl_ms, hold =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
 local FIRST = 9
-local own = '+' .. id
-local HOUR_MS = 3600000
 
 local last = call('HGET', producers, id)
 if last then
@@ -19,17 +17,44 @@ if last then
   if tonumber(number) > tonumber(sequence) then return {OK, 0, 0} end
   if number == sequence then
     if accepted == '0' and #ARGV >= FIRST then return {FULL, 0} end
-    local places = hold >= 0 and call('HGET', prefetched, own)
+    local places = hold >= 0 and call('HGET', prefetched, '+' .. id)
     return {OK, tonumber(accepted), places and tonumber(string.match(places, '^%d+')) or 0}
   end
 end
 local time = call('TIME')
 local stamp = time[1] * 1000 + math.floor(time[2] / 1000)
+local stamped = struct.pack('>I8', stamp)
+local limit, found, holder = unpack(call('MGET', bound, generation, producer))
+-- Whether it is there, not closed, and no 0.15 client has the role.
+local usable = limit and found == expected
+  and call('EXISTS', closed, producer_free, producer_free) == 2
+if usable and last and #ARGV == FIRST and mode == '' and hold < 0 then
+  -- One value, and there is room for more: this is done most often, and needs no functions.
+  local value = ARGV[FIRST]
+  local room_left = limit == '0'
+  if not room_left then
+    local more = call('HMGET', prefetched, '*', '+')
+    local used = call('LLEN', base) + (more[1] or 0) + (more[2] or 0)
+    room_left = used + 1 < tonumber(limit) and call('EXISTS', not_full, room) == 2
+  end
+  if room_left and (raw or string.byte(value, FLAGS) % (2 * BLOB_FLAG) < BLOB_FLAG) then
+    if not raw then value = string.sub(value, 1, STAMP - 1) .. stamped .. string.sub(value, STAMP + 8) end
+    local length = call('LPUSH', base, value)
+    call('HSET', producers, id, sequence .. ':1:' .. stamp)
+    if holder ~= client then call('SET', producer, client, 'KEEPTTL') end
+    call('INCRBY', produced_messages, 1)
+    call('INCRBY', produced_bytes, #value)
+    if ttl_ms > 0 and length == 1 then call('PEXPIRE', base, ttl_ms) end
+    return {OK, 1, 0}
+  end
+end
+
+-- prelude
+local own = '+' .. id
+local HOUR_MS = 3600000
 -- What was refused must not happen later, when its sender has put it again under another number.
 local refused = sequence .. ':0:' .. stamp
-local limit, found, holder = unpack(call('MGET', bound, generation, producer))
--- 2: not closed, and no 0.15 client has the role. This is the usual case.
-if not limit or found ~= expected or call('EXISTS', closed, producer_free, producer_free) ~= 2 then
+if not usable then
   if not limit then
     call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
     return {ABSENT}
@@ -80,22 +105,17 @@ if not last then
     if stamp - tonumber(seen) > HOUR_MS then call('HDEL', producers, other) end
   end
 end
-local stamped, values, bytes = struct.pack('>I8', stamp), {}, 0
+local values, bytes = {}, 0
 for i = 1, count do
   local value = ARGV[FIRST + i - 1]
   if not raw then
-    if string.byte(value, FLAGS) % (2 * BLOB_FLAG) >= BLOB_FLAG then end_upload(uploads, value) end
+    end_upload(uploads, value)
     value = string.sub(value, 1, STAMP - 1) .. stamped .. string.sub(value, STAMP + 8)
   end
   values[i] = value
   bytes = bytes + #value
 end
-local length
-if count == 1 and mode ~= 'head' then
-  length = call('LPUSH', base, values[1])
-else
-  length = count > 0 and push(base, values, mode == 'head')
-end
+local length = count > 0 and push(base, values, mode == 'head')
 call('HSET', producers, id, sequence .. ':' .. count .. ':' .. stamp)
 if holder ~= client then call('SET', producer, client, 'KEEPTTL') end
 call('INCRBY', produced_messages, count)

@@ -53,6 +53,18 @@ def test_the_executor(tmp_path: Path) -> None:
     assert run([sys.executable, str(script)]) == f"{powers}\nLAMBDAS WORK, TOO\n"
 
 
+def test_multiprocessing(tmp_path: Path) -> None:
+    script = tmp_path / "children.py"
+    script.write_text(blocks("python")[2])
+    assert run([sys.executable, str(script)]) == "from a child\n[1, 2, 3]\n"
+
+
+def test_asyncio(tmp_path: Path) -> None:
+    script = tmp_path / "words.py"
+    script.write_text(blocks("python")[3])
+    assert run([sys.executable, str(script)]) == "hello\n"
+
+
 @pytest.mark.skipif(shutil.which("seq") is None, reason="no seq, which is a GNU and BSD program")
 def test_the_shell(tmp_path: Path) -> None:
     program = tmp_path / "pressure"

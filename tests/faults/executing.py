@@ -134,6 +134,28 @@ def submit_and_report(url: str, queue: str, path: str, count: int, ttl: float) -
         time.sleep(WAIT)
 
 
+def get_one(url: str, queue: str, ttl: float) -> None:
+    """Get a result, whose acknowledgement then waits for company; report the reply queue's name."""
+    with RedisExecutor(url=url, queue=queue, settings=Settings(ttl=ttl)) as executor:
+        executor.submit(square, 3).result(WAIT)
+        executor.submit(square, 4).result(WAIT)
+        report("got", executor._engine.dispatcher._reply.name)
+        time.sleep(WAIT)
+
+
+def sum_squares(url: str, queue: str, count: int, ttl: float) -> None:
+    """Submit tasks, and report the sum of their results."""
+    settings = Settings(ttl=ttl, reconnect_timeout=WAIT)
+    with RedisExecutor(url=url, queue=queue, settings=settings) as executor:
+        futures = [executor.submit(square, x) for x in range(count)]
+        ledger = executor._engine.dispatcher.ledger
+        deadline = time.monotonic() + WAIT
+        while (len(ledger.sent) < count or ledger.sending) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        report("submitted")
+        report("sum", sum(future.result(WAIT) for future in futures))
+
+
 def run_locally(method: str, path: str) -> None:
     """Have local workers run something that never ends."""
     import multiprocessing

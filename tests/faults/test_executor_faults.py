@@ -267,6 +267,40 @@ def test_what_a_killed_client_left_behind_vanishes(
     assert do.lines(path) == []
 
 
+def test_a_client_killed_right_after_a_result_leaves_nothing(
+    spawn_child: Callable[..., Child],
+    daemon: Daemon,
+    client: redis.Redis,
+    queue_name: str,
+    url: str,
+) -> None:
+    daemon(1)
+    doomed = spawn_child(do.get_one, url, queue_name, 1.0)
+    client_id = doomed.wait_for("got").rpartition(":")[2]
+    doomed.kill()
+    assert eventually(lambda: not any(client_id in key for key in keys_left(client, queue_name)))
+
+
+def test_a_client_that_stood_still_for_too_long_sends_everything_again(
+    spawn_child: Callable[..., Child],
+    daemon: Daemon,
+    make_executor: Callable[..., RedisExecutor],
+    client: redis.Redis,
+    queue_name: str,
+    url: str,
+) -> None:
+    frozen = spawn_child(do.sum_squares, url, queue_name, 50, 1.0)
+    frozen.wait_for("submitted")
+    frozen.stop()
+    assert eventually(lambda: not any(":reply:" in key for key in keys_left(client, queue_name)))
+    # Its tasks are taken for a dead client's, and dropped.
+    daemon(1)
+    assert make_executor().submit(do.square, 4).result(WAIT) == 16
+    frozen.cont()
+    assert frozen.wait_for("sum") == sum(x * x for x in range(50))
+    assert frozen.wait() == 0
+
+
 # The server
 
 

@@ -453,6 +453,20 @@ def have_child() -> int:
         return int(pool.apply(square, (2,)))
 
 
+def test_ours_has_workers_whose_children_can_be_terminated(make_ours: MakePool) -> None:
+    assert make_ours(1).apply(terminate_child) == -signal.SIGTERM
+
+
+def terminate_child() -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(10 * WAIT,))
+    process.start()
+    process.terminate()
+    process.join(WAIT)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
 def test_ours_says_in_a_forked_child_that_it_is_the_parents(make_ours: MakePool) -> None:
     pool = make_ours(1)
     assert pool.apply(square, (2,)) == 4

@@ -21,6 +21,7 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
+from pressure import flows
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
 from tests.support.fixtures import keys_left
@@ -347,6 +348,33 @@ def test_what_a_killed_consumer_had_fetched_comes_back(shared: Any, spawn_child:
     while taken | rest != set(range(200)):
         rest.add(shared.get(timeout=PATIENCE))
     assert len(taken) == 50
+
+
+def test_what_was_got_is_acknowledged_while_the_next_get_blocks(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by what comes after a slice.
+    monkeypatch.setattr(flows, "SLICE", 4.0)
+    made: Any = mp.Queue(url=url)
+    got: queue.Queue[int] = queue.Queue()
+
+    def consume() -> None:
+        for _ in range(21):
+            got.put(made.get(timeout=PATIENCE))
+
+    with redis.from_url(url) as client:
+        consumer = threading.Thread(target=consume, daemon=True)
+        consumer.start()
+        for number in range(20):
+            made.put(number)
+            assert got.get(timeout=PATIENCE) == number
+        taken = f"*:{made.name}:taken:*"
+        eventually(lambda: not list(client.scan_iter(taken, count=1000)), timeout=3.0)
+        made.put(20)
+        assert got.get(timeout=PATIENCE) == 20
+        consumer.join(PATIENCE)
+    made.delete()
+    made.close()
 
 
 def create_and_wait(url: str) -> None:

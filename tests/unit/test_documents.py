@@ -15,7 +15,14 @@ from pressure.protocol import PROTOCOL_VERSION, Status
 ROOT = Path(__file__).resolve().parents[2]
 LUA = ROOT / "pressure" / "lua"
 PROTOCOL = (ROOT / "protocol.md").read_text("utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocol.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "protocol.md",
+    "docs/consumers.md",
+    "benchmarks/README.md",
+)
 OPERATIONS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
 
 
@@ -89,6 +96,12 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_each_benchmark_is_described() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| `(\w+)\.py` \|", text, re.MULTILINE))
+    assert listed == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
@@ -97,7 +110,7 @@ def test_links_lead_somewhere(name: str) -> None:
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
-        file = ROOT / path if path else ROOT / name
+        file = (ROOT / name).parent / path if path else ROOT / name
         if not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
             broken.append(target)
     assert not broken, f"broken links in {name}: {broken}"
