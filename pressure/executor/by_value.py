@@ -16,6 +16,7 @@ __all__ = [
     "explain",
     "names_one",
     "register_by_value",
+    "shares_main",
     "travels_by_value",
 ]
 
@@ -47,9 +48,21 @@ def register_by_value(module: types.ModuleType) -> None:
         cache.clear()
 
 
-def names_one(data: bytes) -> bool:
+def names_one(data: bytes, same_main: bool = False) -> bool:
     """Whether a pickle refers to something by name that the other side doesn't have under it."""
-    return MAIN in data or any(name in data for name in ALSO)
+    return (MAIN in data and not same_main) or any(name in data for name in ALSO)
+
+
+def shares_main(start_method: str) -> bool:
+    """Whether local workers have this process's `__main__`, as those of the standard library do.
+
+    Forked ones have it as it was then; others import the script anew. In an interactive session it
+    grows after they were started, so there it travels by value.
+    """
+    main = sys.modules.get("__main__")
+    interactive = hasattr(sys, "ps1") or "IPython" in sys.modules
+    script = getattr(main, "__file__", None) or getattr(main, "__spec__", None)
+    return not interactive and (start_method == "fork" or bool(script))
 
 
 def travels_by_value(module: str | None) -> bool:

@@ -71,13 +71,14 @@ class Dispatcher:
         max_pending: int | None = None,
         no_workers_timeout: float | None = None,
         heed_workers: bool = True,
+        same_main: bool = False,
     ) -> None:
         self._channel = channel
         self._reply = channel.reply_channel()
         self._tender = Tender(self._reply.handle)
-        self._packer = pickling.FunctionPacker()
+        self._packer = pickling.FunctionPacker(same_main=same_main)
         self._stored: set[bytes] = set()
-        self.shelf = Shelf(self._reply, self._stored)
+        self.shelf = Shelf(self._reply, self._stored, same_main=same_main)
         self._arguments = Arguments(self.shelf)
         self.tally = Tally()
         self._prefix = os.urandom(8)

@@ -15,6 +15,7 @@ from typing import Any
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
+from pressure.executor.by_value import shares_main
 from pressure.executor.crew import STEP, Crew
 from pressure.executor.dispatcher import Dispatcher
 from pressure.executor.errors import InitializerError, NoWorkersError
@@ -54,6 +55,11 @@ class Engine:
         max_pending: int | None,
         no_workers_timeout: float | None,
     ) -> None:
+        context = mp_context
+        if context is None and local_workers is not None:
+            method = "spawn" if max_tasks_per_child is not None else None
+            context = multiprocessing.get_context(method)
+        same_main = context is not None and shares_main(context.get_start_method())
         self._channel = Channel(queue, address, tag=queue, prefix=prefix, settings=settings)
         self.dispatcher = Dispatcher(
             self._channel,
@@ -62,6 +68,7 @@ class Engine:
             max_pending=max_pending,
             no_workers_timeout=no_workers_timeout,
             heed_workers=local_workers is None,
+            same_main=same_main,
         )
         self.dispatcher.on_idle = self._wake
         self.context: Any = None
@@ -90,12 +97,9 @@ class Engine:
                     stderr=stderr,
                     initializer=initializer,
                     initargs=initargs,
+                    same_main=same_main,
                 )
 
-            context = mp_context
-            if context is None:
-                method = "spawn" if max_tasks_per_child is not None else None
-                context = multiprocessing.get_context(method)
             self.context = context
             # Processes that are not forked are slow to start, so they are started as need be.
             self._growing = context.get_start_method() != "fork"

@@ -111,7 +111,13 @@ class _NestedDispatcher(Dispatcher):
     def __init__(self, here: context.Here) -> None:
         self._here = here
         channel = here.post.channel()
-        super().__init__(channel, bound=DEFAULT_BOUND, window=WINDOW, heed_workers=False)
+        super().__init__(
+            channel,
+            bound=DEFAULT_BOUND,
+            window=WINDOW,
+            heed_workers=False,
+            same_main=here.post.same_main,
+        )
         here.notes.nested(channel.client_id)
         self._client_id = channel.client_id
         self._attending = threading.Lock()

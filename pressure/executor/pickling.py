@@ -35,9 +35,10 @@ DIGEST_BYTES = 16
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
-def dumps(obj: Any, *, settled: bool = True) -> bytes | Packed:
+def dumps(obj: Any, *, settled: bool = True, same_main: bool = False) -> bytes | Packed:
     """Pickle: by name where that can be imported elsewhere, by value where it can't. What changes
-    later is not seen, unless `settled` is false: then large buffers are not copied.
+    later is not seen, unless `settled` is false: then large buffers are not copied. With
+    `same_main`, the other side has this `__main__`, too.
 
     Raises what pickling raises.
     """
@@ -47,7 +48,7 @@ def dumps(obj: Any, *, settled: bool = True) -> bytes | Packed:
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
         packed = _dumps_value(obj, plain)
     else:
-        if MAIN in data or (ALSO and names_one(data)):
+        if (MAIN in data and not same_main) or (ALSO and names_one(data, same_main)):
             packed = _dumps_value(obj)
         elif not buffers:
             return data
@@ -135,7 +136,8 @@ class PackedFunction:
 class FunctionPacker:
     """Packs functions, and remembers those that cannot have changed since."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, same_main: bool = False) -> None:
+        self._same_main = same_main
         # By id, since that is quicker than a WeakKeyDictionary; each entry goes with its function.
         self._known: dict[int, tuple[weakref.ref[Any], _Snapshot, PackedFunction]] = {}
         CACHES.add(self)
@@ -147,11 +149,11 @@ class FunctionPacker:
     def pack(self, function: Callable[..., Any]) -> PackedFunction:
         """Raises what pickling raises."""
         if type(function) is not types.FunctionType:
-            return PackedFunction(in_one_piece(dumps(function)))
+            return PackedFunction(in_one_piece(dumps(function, same_main=self._same_main)))
         known = self._known.get(id(function))
         if known is not None and known[0]() is function and known[1].holds(function):
             return known[2]
-        packed, named = _pack_function(function)
+        packed, named = _pack_function(function, self._same_main)
         snapshot = _Snapshot.of(function, named=named)
         if snapshot is not None:
             key = id(function)
@@ -168,13 +170,13 @@ def in_one_piece(payload: bytes | Packed) -> bytes:
     return payload if isinstance(payload, bytes) else bytes(payload.content(b""))
 
 
-def _pack_function(function: types.FunctionType) -> tuple[PackedFunction, bool]:
+def _pack_function(function: types.FunctionType, same_main: bool) -> tuple[PackedFunction, bool]:
     """A function's pickle, and whether it is just its name."""
     try:
         data = pickle.dumps(function, PROTOCOL)
     except (pickle.PicklingError, AttributeError):
         data = b""
-    if data and not names_one(data):
+    if data and not names_one(data, same_main):
         return PackedFunction(data), True
     return PackedFunction(marked(cloudpickle.dumps(function, PROTOCOL))), False
 

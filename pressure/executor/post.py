@@ -32,6 +32,8 @@ class Post:
     stderr: Any = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
+    same_main: bool = False
+    """Whether the workers have the `__main__` of the client, who started them."""
 
     def channel(self) -> Channel:
         return Channel(

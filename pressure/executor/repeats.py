@@ -49,7 +49,7 @@ class Arguments:
                 kwargs = {name: self._look_at(arg) for name, arg in kwargs.items()}
         if self._shelf.used:
             return self._shelf.pickled((args, kwargs))
-        packed = pickling.dumps((args, kwargs))
+        packed = pickling.dumps((args, kwargs), same_main=self._shelf.same_main)
         if not self._looking and len(packed) >= LARGE:
             self._looking = True
             with self._lock:

@@ -118,7 +118,8 @@ class Shelf:
     along (see `PendingTask.needs`). `stored` has the digests of what is at the server.
     """
 
-    def __init__(self, reply: Channel, stored: set[bytes]) -> None:
+    def __init__(self, reply: Channel, stored: set[bytes], *, same_main: bool = False) -> None:
+        self.same_main = same_main
         self._reply = reply
         self._stored = stored
         self.client_id = reply.client_id
@@ -141,7 +142,7 @@ class Shelf:
     def entry(self, obj: Any) -> Entry:
         """What is kept of an object as it is now; it is not sent yet. Raises what pickling raises,
         and `ItemTooLargeError`."""
-        packed = pickling.dumps(obj, settled=False)
+        packed = pickling.dumps(obj, settled=False, same_main=self.same_main)
         content = _content(packed)
         self._reply.core.check_size(content)
         hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -163,7 +164,7 @@ class Shelf:
         entries: list[Entry] = []
         _pickling.under_way = self.client_id, entries
         try:
-            return pickling.dumps(obj), tuple(entries)
+            return pickling.dumps(obj, same_main=self.same_main), tuple(entries)
         finally:
             _pickling.under_way = None
 
