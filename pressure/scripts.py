@@ -1,9 +1,10 @@
 """The Lua scripts, one file per operation, loaded when the package is imported.
 
 Each script is sent with the parts of the prelude (`lua/prelude.lua`) that it uses in front of it:
-the server makes all of a script's local functions anew at each call. A line `-- prelude` in a script
-says where those are put that only the rest of it uses, so that what goes before does without. Its header names the keys it
-takes; `Script.keys` is that list, so that code and script cannot disagree on the order.
+the server makes all of a script's local functions anew at each call. A line `-- prelude` in a
+script says where those are put that only the rest of it uses, so that what goes before does
+without. Its header names the keys it takes; `Script.keys` is that list, so that code and script
+cannot disagree on the order.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 `pressure.flows.take` asks first, then blocks, then settles. Where items come one by one, and each
 is waited for, this doesn't ask; it acknowledges, blocks and settles with commands that are sent at
 once, and that the server carries out when their time comes. Where nobody depends on it, several
-acknowledgements gather to one. Whatever doesn't go smoothly is left to `take`, which finds all that this way may have brought. Nobody can wake such a wait when the
-queue is closed or deleted: it ends by itself within two seconds, and `take` says why.
+acknowledgements gather to one. Whatever doesn't go smoothly is left to `take`, which finds all that
+this way may have brought. Nobody can wake such a wait when the queue is closed or deleted: it ends
+by itself within two seconds, and `take` says why.
 """
 
 from __future__ import annotations
