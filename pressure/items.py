@@ -82,9 +82,7 @@ def _pack(core: Core[Any], bodies: Sequence[bytes]) -> Flow[tuple[list[bytes], d
     return values, large
 
 
-def _discard_refused(
-    core: Core[Any], large: dict[int, bytes], accepted: int
-) -> Flow[None]:
+def _discard_refused(core: Core[Any], large: dict[int, bytes], accepted: int) -> Flow[None]:
     for at, item in large.items():
         if at >= accepted:
             yield from blobs.discard(core, item)

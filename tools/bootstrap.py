@@ -200,7 +200,8 @@ def run_job(job: str, args: List[str]) -> int:
     os.environ["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
     os.environ["VIRTUAL_ENV"] = str(VENV)
     python = str(PYTHON)
-    pytest = [python, "-m", "pytest"]
+    # Most tests wait for something most of the time. A file's tests stay together, in their order.
+    pytest = [python, "-m", "pytest", "-n", "4", "--dist", "loadfile"]
     ruff = [python, "-m", "ruff"]
     lint = [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "mypy"]]
     commands: Dict[str, List[List[str]]] = {

@@ -90,7 +90,12 @@ def work(post: Post) -> None:
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     if asked_to_stop:
         worker.stop()
-    worker.run()
+    try:
+        worker.run()
+    except PressureError as exc:
+        # In one line: that the server is away is no surprise that needs a traceback.
+        log.warning("worker %d ends: %s", os.getpid(), exc)
+        sys.exit(1)
 
 
 class Worker:

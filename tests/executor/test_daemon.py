@@ -26,7 +26,7 @@ from tests.support.fixtures import keys_left
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
-WAIT = 20.0
+WAIT = 40.0
 PROGRAM = [sys.executable, "-c", "from pressure.executor.cli import main; main()"]
 
 
