@@ -59,6 +59,11 @@ class EarlySender:
         finally:
             self._lock.release()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a reply is still to be read."""
+        return self._batch is not None
+
     def conclude(self, patience: float = 0.0) -> None:
         """Read the reply that is due. With `patience` (seconds) nothing is due any more then."""
         if self._batch is not None:

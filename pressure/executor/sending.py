@@ -57,7 +57,11 @@ class Sender:
         losses = 0
         try:
             while (batch := self._ledger.next_batch()) is not None:
-                self.conclude(insist=True)
+                if self._early.is_due:
+                    # Should that not have been accepted, it comes first, under its old number.
+                    self._delivered(batch, 0)
+                    self.conclude(insist=True)
+                    continue
                 if batch.losses != losses:
                     losses = batch.losses
                     producer.renew()

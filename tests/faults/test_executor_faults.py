@@ -26,6 +26,7 @@ from pressure.executor import (
     WorkerLostError,
 )
 from pressure.executor.errors import NoWorkersError
+from pressure.scripts import SCRIPTS
 from tests.faults import executing as do
 from tests.support.fixtures import keys_left
 from tests.support.processes import Child
@@ -488,6 +489,30 @@ def test_lost_replies_lose_nothing(
     proxy.drop_next_reply(command)
     all_resolve(futures, [None] * 100)
     assert sorted(map(int, do.lines(path))) == list(range(100))
+
+
+PUT = SCRIPTS["put"].sha.encode()
+
+
+def test_a_lone_task_whose_reply_is_lost_is_not_sent_twice(
+    proxy: FaultyProxy,
+    daemon: Daemon,
+    make_executor: Callable[..., RedisExecutor],
+    tmp_path: Path,
+) -> None:
+    """The first of a number of tasks is sent by the thread that submits it, the others by another
+    thread, which has to find out about the first before."""
+    daemon(1)
+    executor = make_executor(proxy.url)
+    for number in range(5):
+        # While the only worker is busy, what is sent stays in the queue.
+        busy = executor.submit(time.sleep, 0.3)
+        assert eventually(busy.running)
+        path = str(tmp_path / str(number))
+        fault = proxy.drop_next_reply(lambda words: words[1:2] == (PUT,))
+        all_resolve([executor.submit(do.note, path, str(x)) for x in range(20)], [None] * 20)
+        assert fault.struck
+        assert sorted(map(int, do.lines(path))) == list(range(20))
 
 
 def test_a_cancel_whose_reply_is_lost_leaves_no_future_pending(
