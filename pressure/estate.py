@@ -59,7 +59,7 @@ def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
             # The queue is another than the one that this handle knew, or the worker's was.
             described, core.generation = False, b""
             continue
-        return reply[0] in (Status.EMPTY, Status.CLOSED, Status.IN_USE) and not reply[1]
+        return reply[0] in (Status.EMPTY, Status.CLOSED) and not reply[1]
 
 
 def give_back(channel: Channel, consumer: bytes, ids: Sequence[bytes]) -> None:

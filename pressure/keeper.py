@@ -69,8 +69,14 @@ class _Keeper:
         with self.condition:
             self.due = min(self.due, at)
             if self.thread is None:
-                self.thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as exc:
+                    # The interpreter is on its way out (or out of threads): leases then run out.
+                    log.debug("nothing is kept any more: %s", exc)
+                    return
+                self.thread = thread
                 _end_with_process()
             else:
                 self.condition.notify()

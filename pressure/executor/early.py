@@ -28,7 +28,8 @@ class EarlySender:
     def __init__(self, ledger: Ledger, delivered: Callable[[Batch, int], None]) -> None:
         self._ledger = ledger
         self._delivered = delivered
-        self._lock = threading.Lock()
+        # Reentrant: a future that is resolved on the way may call back.
+        self._lock = threading.RLock()
         self._batch: Batch | None = None
         self._producer: Producer | None = None
 
@@ -61,15 +62,15 @@ class EarlySender:
 
     @property
     def is_due(self) -> bool:
-        """Whether a reply is still to be read."""
-        return self._batch is not None
+        """Whether a reply is still to be read. Waits for a thread that is just sending."""
+        with self._lock:
+            return self._batch is not None
 
     def conclude(self, patience: float = 0.0) -> None:
         """Read the reply that is due. With `patience` (seconds) nothing is due any more then."""
-        if self._batch is not None:
-            with self._lock:
-                if self._producer is not None:
-                    self._conclude(self._producer, patience)
+        with self._lock:
+            if self._producer is not None:
+                self._conclude(self._producer, patience)
 
     def _conclude(self, producer: Producer, patience: float = 0.0) -> bool:
         batch = self._batch

@@ -1,0 +1,51 @@
+"""A task that its own thread sends, and the sender thread that comes meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+from pressure.executor.answers import PendingTask
+from pressure.executor.early import EarlySender
+from pressure.executor.ledger import Batch, Ledger
+from pressure.parcels import Record
+from pressure.producing import Producer
+
+WAIT = 10.0
+BATCH = Batch([Record(b"id", b"body")], [], 0)
+
+
+class SlowProducer:
+    """A connection that takes its time to send."""
+
+    def __init__(self) -> None:
+        self.sending = threading.Event()
+        self.go_on = threading.Event()
+
+    def begin(self, record: Record) -> bool:
+        self.sending.set()
+        return self.go_on.wait(WAIT)
+
+
+class LedgerStub:
+    def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch:
+        return BATCH
+
+
+def test_the_sender_waits_for_a_task_that_is_just_being_sent() -> None:
+    """Both would use one connection, and each would take the other's reply for its own."""
+    producer = SlowProducer()
+    early = EarlySender(cast(Ledger, LedgerStub()), lambda batch, accepted: None)
+    early.begin(cast(Producer, producer))
+    submitter = threading.Thread(target=early.submit, args=(b"id", cast(PendingTask, None)))
+    submitter.start()
+    assert producer.sending.wait(WAIT)
+    answers: list[bool] = []
+    sender = threading.Thread(target=lambda: answers.append(early.is_due))
+    sender.start()
+    sender.join(0.2)
+    assert not answers
+    producer.go_on.set()
+    submitter.join(WAIT)
+    sender.join(WAIT)
+    assert answers == [True]
