@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import os
+import re
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -98,9 +98,12 @@ class Address:
         try:
             pool = redis.ConnectionPool.from_url(url)
         except ValueError as exc:
+            shown = _without_password(url)
+            # The parser's own words may quote the password.
+            hint = f"({exc})" if shown == url else "(characters like / in a password as %2F)"
             raise ValueError(
-                f"{_without_password(url)!r} is no server URL: use redis://host:port/db, "
-                f"rediss://host:port/db (TLS) or unix:///path/to/socket ({exc})"
+                f"{shown!r} is no server URL: use redis://host:port/db, "
+                f"rediss://host:port/db (TLS) or unix:///path/to/socket {hint}"
             ) from None
         return cls(pool.connection_class, dict(pool.connection_kwargs), url)
 
@@ -159,7 +162,8 @@ def _published_environment() -> str | None:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+    """The URL for people to read, however malformed it is."""
+    scheme, separator, rest = url.partition("://")
+    if "@" in rest:
+        rest = "***@" + rest.rpartition("@")[2]
+    return re.sub(r"(password=)[^&]*", r"\1***", scheme + separator + rest)

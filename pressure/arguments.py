@@ -34,5 +34,5 @@ def checked_bound(bound: int | None) -> int:
     if not isinstance(bound, int) or isinstance(bound, bool):
         raise TypeError(f"bound must be an int, not {type(bound).__name__}")
     if not 0 <= bound <= MAX_BOUND:
-        raise ValueError(f"bound must be 0 (no limit) or positive, not {bound}")
+        raise ValueError(f"bound must be 0 (no limit) to {MAX_BOUND}, not {bound}")
     return bound

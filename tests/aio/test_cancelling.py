@@ -98,6 +98,9 @@ def test_storm_of_cancelled_gets(
         await producing
         await drain(queue, account)
         await queue.disconnect()
+        # A get that was cancelled at the very end may have given its item back after that.
+        async with PressureQueue[Any](queue_name, url=url) as rest:
+            await drain(rest, account)
         assert nothing_held(client, queue_name)
 
     run(main())
