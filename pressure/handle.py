@@ -7,6 +7,7 @@ one operation under way. What a consumer has to acknowledge never waits behind a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -197,6 +198,12 @@ class Handle:
 
     def give_back_ahead(self) -> None:
         self._farewell_call(upkeep.give_back_ahead(self.core))
+
+    def give_back_unused(self) -> None:
+        """As `give_back_ahead`, if there is anything. While the server is away it is put off."""
+        with contextlib.suppress(PressureError):
+            if self.core.buffer:
+                self.give_back_ahead()
 
     def _farewell_call(self, flow: Flow[T]) -> T:
         return self.call(flow, time.monotonic() + FAREWELL)

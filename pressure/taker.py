@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pressure import items
@@ -46,6 +47,20 @@ class Taker:
             obj = self._fetch(until, count, ahead) if waiting is None else self._open(waiting)
             if obj is not items.SKIPPED:
                 return obj
+
+    def each(self) -> Iterator[Any]:
+        """The items until the queue is closed and drained, fetched ahead. What was not used goes
+        back when the loop is left."""
+        while True:
+            try:
+                obj = self.get(None, ahead=True)
+            except QueueClosedError:
+                return
+            try:
+                yield obj
+            except GeneratorExit:
+                self._handle.give_back_unused()
+                raise
 
     def get_many(self, until: float | None, count: int) -> list[Any]:
         """The oldest item, and what else is there, up to `count`."""

@@ -789,3 +789,12 @@ def test_an_idle_get_is_acknowledged_while_a_put_blocks(q: Queue, client: redis.
     assert eventually(lambda: not client.keys(f"*{q.name}:taken:*"))
     assert q.get() == 2
     assert putter() is None
+
+
+def test_a_loop_that_is_left_gives_back_at_once(q: Queue, make: Callable[..., Queue]) -> None:
+    other = make()
+    q.put_many(range(100))
+    for item in q:
+        if item == 20:
+            break
+    assert [other.get(timeout=WAIT) for _ in range(79)] == list(range(21, 100))
