@@ -113,10 +113,14 @@ class Worker:
         self._done = 0
         self._desk = Desk()
         self._watchdog = Watchdog(self._desk, self._channel, notes, self._guard, self._name)
+        self._ready = False
 
     def stop(self) -> None:
         """Finish the task that runs, give back the others, and end. For signal handlers."""
         self._desk.stopping = True
+        if not self._ready:
+            # Nothing is held yet, and nobody else would end the search for a server that is away.
+            sys.exit(0)
         self._watchdog.ring()
 
     def run(self) -> None:
@@ -124,6 +128,7 @@ class Worker:
         self._guard.install()
         context.enter(context.Here(self._post, self._notes, self._guard, self.run_here))
         self._watchdog.start(consumer)
+        self._ready = True
         desk = self._desk
         count = 1
         while not desk.stopping:
