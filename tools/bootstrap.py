@@ -3,9 +3,12 @@
 
     python3 tools/bootstrap.py demo [ARGS]    the main example, on real input
     python3 tools/bootstrap.py test [ARGS]    the tests (ARGS go to pytest)
+    python3 tools/bootstrap.py test-all [...] the same on every Python found, and more: test_all.py
     python3 tools/bootstrap.py lint           ruff and mypy
     python3 tools/bootstrap.py format         let ruff rewrite the sources
     python3 tools/bootstrap.py check [ARGS]   lint, import arrows, tests: before each commit
+    python3 tools/bootstrap.py bench          measure everything beside its peers (an hour)
+    python3 tools/bootstrap.py bench-quick    the same in minutes, without the peers
     python3 tools/bootstrap.py setup          only the set-up, with everything for development
     python3 tools/bootstrap.py clean          remove the environment, builds and caches
 
@@ -39,12 +42,15 @@ LEVELS = {"demo": "local,progress", "test": "test", "dev": "dev"}
 JOBS = {
     "demo": "demo",
     "test": "test",
+    "test-all": "test",
     "lint": "dev",
     "format": "dev",
     "check": "dev",
+    "bench": "test",
+    "bench-quick": "test",
     "setup": "dev",
 }
-TAKE_ARGS = ("demo", "test", "check")
+TAKE_ARGS = ("demo", "test", "test-all", "check")
 
 
 class SetupError(Exception):
@@ -207,9 +213,12 @@ def run_job(job: str, args: List[str]) -> int:
     commands: Dict[str, List[List[str]]] = {
         "demo": [[python, "examples/index_stdlib.py", *args]],
         "test": [[*pytest, *args]],
+        "test-all": [[python, "tools/test_all.py", *args]],
         "lint": lint,
         "format": [[*ruff, "check", "--fix-only"], [*ruff, "format"]],
         "check": [*lint, [*pytest, "-q", "tests/unit/test_architecture.py"], [*pytest, *args]],
+        "bench": benchmarks(python, "3", quick=False),
+        "bench-quick": benchmarks(python, "1", quick=True),
         "setup": [],
     }
     if not commands[job]:
@@ -227,11 +236,29 @@ def run_job(job: str, args: List[str]) -> int:
     os.execv(last[0], last)
 
 
+def benchmarks(python: str, rounds: str, quick: bool) -> List[List[str]]:
+    run = [python, "-m"]
+    smaller = ["--futures", "100000", "--mebibytes", "16"] if quick else []
+    commands = [
+        [*run, "benchmarks.executor", "--rounds", rounds],
+        [*run, "benchmarks.queue_operations", "--rounds", rounds],
+        [*run, "benchmarks.mp_queue", "--rounds", rounds],
+        [*run, "benchmarks.executor_extremes", "--rounds", rounds, *smaller],
+        [*run, "benchmarks.limits", "--rounds", rounds],
+        [*run, "benchmarks.growth", "--rounds", rounds, *(["--quick"] if quick else [])],
+    ]
+    if not quick:
+        commands += [[*run, "benchmarks.beside_peers"], [*run, "benchmarks.plots"]]
+    return commands
+
+
 def clean() -> int:
     folders = [
         ROOT / name
         for name in (
             ".venv",
+            ".venvs",
+            ".benchmarks",
             "build",
             "dist",
             ".pytest_cache",
