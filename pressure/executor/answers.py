@@ -6,6 +6,7 @@ import concurrent.futures.process
 import contextlib
 import copy
 import logging
+import pickle
 from concurrent.futures import InvalidStateError
 from typing import Any, Protocol
 
@@ -28,6 +29,13 @@ log = logging.getLogger("pressure.executor")
 
 # What ProcessPoolExecutor hangs on an exception's __cause__. The stubs know only part of it.
 RemoteTraceback: Any = vars(concurrent.futures.process)["_RemoteTraceback"]
+
+
+# What many tasks return needs no unpickling.
+_CONSTANTS = {pickle.dumps(value, pickling.PROTOCOL): value for value in (None, True, False)}
+_SHORT = max(map(len, _CONSTANTS))
+_UNKNOWN: Any = object()
+_RESULT = int(Kind.RESULT)
 
 
 class Needed(Protocol):
@@ -70,7 +78,13 @@ def start(future: TaskFuture) -> None:
 
 
 def finish(task: PendingTask, answer: Answer) -> None:
-    resolve(task, answer, *outcome(task, answer))
+    payload = answer.payload
+    result, error = _UNKNOWN, None
+    if len(payload) <= _SHORT and answer.kind == _RESULT:
+        result = _CONSTANTS.get(bytes(payload), _UNKNOWN)
+    if result is _UNKNOWN:
+        result, error = outcome(task, answer)
+    resolve(task, answer, result, error)
 
 
 def resolve(task: PendingTask, answer: Answer, result: Any, error: BaseException | None) -> None:
@@ -162,6 +176,8 @@ def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
     ]
     for death in task.deaths:
         how = death.get("signal") or f"exit code {death.get('exit_code')}"
+        if death.get("why"):
+            how += f" ({death['why']})"
         lines.append(f"  {death.get('host')}, pid {death.get('pid')}: {how}")
         lines += [f"    stderr: {line}" for line in death.get("stderr") or ()]
     return WorkerLostError("\n".join(lines), task.deaths, answer.deliveries)

@@ -3,56 +3,125 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from pressure._version import __version__
 from pressure.address import Address
+from pressure.checks import Severity, check_key, check_server
 from pressure.core import Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import PressureError
+from pressure.executor.first_process import leave_to_child
+from pressure.executor.health import check_health
+from pressure.executor.logs import FORMATS, configure_logging
+from pressure.executor.memory import parse_size
+from pressure.executor.notes import MOST_QUEUES
+from pressure.executor.preload import PreloadError, preload
 from pressure.executor.supervisor import RECONNECT_TIMEOUT, Plan, Supervisor, default_processes
-from pressure.keys import validate_name
+from pressure.keys import DEFAULT_PREFIX, validate_name
 
 __all__ = ["main"]
 
-EPILOG = """Exit codes: 0 stopped by SIGTERM or SIGINT; 1 no server, or it refused; 2 wrong usage.
+log = logging.getLogger("pressure.worker")
 
-SIGTERM or SIGINT lets running tasks finish; a second one kills them."""
+EPILOG = """\b
+Signals:
+  SIGTERM, SIGINT  running tasks may finish (see --grace), the others go back
+                   to their queue; a second one kills the tasks that run
+  SIGHUP           replace the worker processes, each when it has finished its
+                   task; preloaded modules stay as they are
+  SIGUSR1          write the stacks of all processes to the log
+
+\b
+Exit codes:
+  0  stopped by a signal or an order, or nothing was left to do;
+     --check: healthy
+  1  no server there, or it refused, or is too old; --check: not healthy
+  2  wrong usage, or a module that can't be preloaded
+
+Each option can be given as a variable, too: PRESSURE_URL, PRESSURE_QUEUE="a b", PRESSURE_PROCESSES,
+PRESSURE_MAX_MEMORY_PER_CHILD and so on; PRESSURE_KEY has the key itself."""
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command(epilog=EPILOG, context_settings={"auto_envvar_prefix": "PRESSURE"})
 @click.argument("url", required=False, envvar="PRESSURE_URL")
-@click.option("--queue", default="default", show_default=True, help="The queue to serve.")
+@click.option(
+    "--queue",
+    "queues",
+    envvar="PRESSURE_QUEUE",
+    multiple=True,
+    default=("default",),
+    show_default=True,
+    help="A queue to serve. May be given several times; none of them starves another.",
+)
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=None,
     help="Worker processes. Default: the number of CPUs.",
 )
+@click.option("--name", default="", help="What to call this daemon. Default: host:pid.")
 @click.option(
-    "--prefix", default="__pressure__", show_default=True, help="What all keys begin with."
-)
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=None,
-    help="Seconds that running tasks get to finish when stopping. Default: as long as they take.",
-)
-@click.option(
-    "--lease",
-    type=click.FloatRange(min=0.5),
-    default=15.0,
-    show_default=True,
-    help="Seconds after which the tasks of a machine that is gone run elsewhere.",
+    "--preload",
+    "modules",
+    envvar="PRESSURE_PRELOAD",
+    metavar="MODULE",
+    multiple=True,
+    help="Import a module once, before the worker processes are forked. May be given several "
+    "times.",
 )
 @click.option(
     "--max-tasks-per-child",
     type=click.IntRange(min=1),
     default=None,
     help="Replace a process after so many tasks.",
+)
+@click.option(
+    "--max-memory-per-child",
+    callback=_size,
+    metavar="SIZE",
+    default=None,
+    help="Replace a process that uses more memory (RSS), such as 500M, after its task; at once if "
+    "its task makes it use more than twice as much.",
+)
+@click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
+@click.option(
+    "--max-idle-time",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=None,
+    help="Exit when no task has run for so long.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=None,
+    help="How long running tasks may take to finish when stopping. Default: as long as they need.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0.5),
+    metavar="SECONDS",
+    default=15.0,
+    show_default=True,
+    help="After how long the tasks of a machine that is gone run elsewhere.",
+)
+@click.option(
+    "--prefix", default=DEFAULT_PREFIX, show_default=True, help="What all keys begin with."
 )
 @click.option(
     "--key-file",
@@ -66,52 +135,137 @@ SIGTERM or SIGINT lets running tasks finish; a second one kills them."""
     help="Serve a server that other machines can reach without a key. Whoever can write to it can "
     "then run code here.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(min=0, max=65535),
+    default=None,
+    help="Serve metrics for Prometheus on this port (needs the extra `metrics`).",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to serve them at. Whoever reaches it can read them.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Start nothing, and tell by the exit code whether the daemon called --name (default: all "
+    "that run here) is well: its workers have run a task or looked for one within 30 seconds.",
+)
 @click.version_option(__version__, prog_name="pressure-worker")
 def main(
     url: str | None,
-    queue: str,
+    queues: tuple[str, ...],
     processes: int | None,
-    prefix: str,
+    name: str,
+    modules: tuple[str, ...],
+    max_tasks_per_child: int | None,
+    max_memory_per_child: int | None,
+    burst: bool,
+    max_idle_time: float | None,
     grace: float | None,
     lease: float,
-    max_tasks_per_child: int | None,
+    prefix: str,
     key_file: Path | None,
     insecure: bool,
+    metrics_port: int | None,
+    metrics_host: str,
+    log_format: str,
+    check: bool,
 ) -> None:
-    """Run the tasks of a queue at the server URL in worker processes.
+    """Run the tasks of queues at the server URL in worker processes.
 
     URL is redis://host:port/db, rediss://... (TLS) or unix:///path; default: PRESSURE_URL, else
-    redis://127.0.0.1:6379/0.
+    redis://127.0.0.1:6379/0. Modules are found in the current directory, too.
     """
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(process)d %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
-    try:
-        validate_name(queue)
-        address = Address.of(url)
-        keys = key_file.read_text().split() if key_file is not None else None
-        settings = Settings(lease=lease, reconnect_timeout=RECONNECT_TIMEOUT)
-        settings = resolve_keys(settings, keys, address)
-    except ValueError as exc:
-        raise click.UsageError(str(exc)) from exc
-    if not settings.signing_keys and not address.is_local and not insecure:
-        raise click.UsageError(
-            f"the server at {address} can be reached by other machines, and whoever can write to "
-            "it could run code here: give a key (--key-file or PRESSURE_KEY), or --insecure"
-        )
+    if check:
+        _check(name)
+    if os.getpid() == 1:
+        leave_to_child()
+    sink = configure_logging(log_format)
     plan = Plan(
-        address=address,
-        queue=queue,
+        address=_address(url),
+        queues=_checked_queues(queues),
         prefix=prefix,
         processes=processes or default_processes(),
-        settings=settings,
+        settings=Settings(lease=lease, reconnect_timeout=RECONNECT_TIMEOUT),
         grace=grace,
         max_tasks=max_tasks_per_child,
+        max_memory=max_memory_per_child,
+        name=name,
+        burst=burst,
+        max_idle_time=max_idle_time,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
+    plan = _with_keys(plan, key_file, insecure)
+    # As `python -m` does: the program lies elsewhere.
+    sys.path.insert(0, os.getcwd())
     try:
-        Supervisor(plan).run()
+        preload(modules)
+    except PreloadError as exc:
+        raise click.UsageError(str(exc)) from None
+    _look_at_server(plan.address)
+    try:
+        Supervisor(plan, sink).run()
     except PressureError as exc:
-        click.echo(f"pressure-worker: {exc}", err=True)
-        sys.exit(1)
+        _give_up(str(exc))
+
+
+def _check(name: str) -> NoReturn:
+    well, sentences = check_health(name or None)
+    for sentence in sentences:
+        click.echo(sentence)
+    sys.exit(0 if well else 1)
+
+
+def _address(url: str | None) -> Address:
+    try:
+        return Address.of(url)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+def _checked_queues(queues: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        checked = tuple(dict.fromkeys(validate_name(queue) for queue in queues))
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    if len(checked) > MOST_QUEUES:
+        raise click.UsageError(f"at most {MOST_QUEUES} queues can be served, not {len(checked)}")
+    return checked
+
+
+def _with_keys(plan: Plan, key_file: Path | None, insecure: bool) -> Plan:
+    try:
+        keys = key_file.read_text().split() if key_file is not None else None
+        settings = resolve_keys(plan.settings, keys, plan.address)
+    except (ValueError, OSError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    if not insecure:
+        for finding in check_key(plan.address, settings.signing_keys):
+            raise click.UsageError(str(finding))
+    return replace(plan, settings=settings)
+
+
+def _look_at_server(address: Address) -> None:
+    """Exit if the server is of no use; warn if it is for now."""
+    for finding in check_server(address):
+        if finding.severity is Severity.REFUSAL:
+            _give_up(str(finding))
+        level = logging.WARNING if finding.severity is Severity.WARNING else logging.INFO
+        log.log(level, "%s", finding)
+
+
+def _give_up(why: str) -> NoReturn:
+    click.echo(f"pressure-worker: {why}", err=True)
+    sys.exit(1)

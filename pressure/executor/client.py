@@ -20,6 +20,7 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
 from pressure.executor.sharing import Shared
 from pressure.executor.statistics import ExecutorStats
+from pressure.keys import resolve_prefix
 from pressure.server import shared_local_server
 
 __all__ = ["RedisExecutor"]
@@ -38,9 +39,10 @@ class RedisExecutor(TaskExecutor):
     Args:
         max_workers: local worker processes; default: the number of CPUs. With a server of your own:
             None, since the daemons decide.
-        url: the server.
+        url: the server; also `redis+sentinel://` and `redis+cluster://`, see
+            docs/sentinel-and-cluster.md.
         queue: the daemons serve it by this name.
-        prefix: what all keys begin with.
+        prefix: what all keys begin with. Default `PRESSURE_PREFIX`, or `__pressure__`.
         key: signs tasks and results (`PRESSURE_KEY`); the embedded server makes its own.
         mp_context: how local workers are started, as for `ProcessPoolExecutor`.
         initializer, initargs: called in each local worker process before its first task.
@@ -49,6 +51,8 @@ class RedisExecutor(TaskExecutor):
         no_workers_timeout: after so many seconds (default: never) without any worker on the queue
             what is pending gets `NoWorkersError`; a warning is logged in any case.
         options: settings for all tasks.
+        min_replicas: how many replicas each batch of tasks waits for before the next one is sent.
+            If they take too long, that is logged: what turns out to be lost is sent again.
         settings: what is rarely changed, see `pressure.Settings`.
 
     The death of a worker costs only the task that it ran, and that only when it has killed
@@ -64,7 +68,7 @@ class RedisExecutor(TaskExecutor):
         *,
         url: str | None = None,
         queue: str = "default",
-        prefix: str = "__pressure__",
+        prefix: str | None = None,
         key: bytes | str | Iterable[bytes | str] | None = None,
         mp_context: Any = None,
         initializer: Callable[..., object] | None = None,
@@ -73,6 +77,7 @@ class RedisExecutor(TaskExecutor):
         max_pending: int | None = None,
         no_workers_timeout: float | None = None,
         options: Options | None = None,
+        min_replicas: int | None = None,
         settings: Settings | None = None,
     ) -> None:
         local = url is None and not os.environ.get("PRESSURE_URL")
@@ -90,10 +95,11 @@ class RedisExecutor(TaskExecutor):
         self._shutdown = False
         address = Address.of(url)
         settings = settings or Settings(reconnect_timeout=RECONNECT_TIMEOUT)
+        settings = settings.placed(queue, address, 0 if local else min_replicas)
         self._engine = Engine(
             address,
             queue,
-            prefix,
+            resolve_prefix(prefix),
             resolve_keys(replace(settings, max_deliveries=0), key, address),
             local_workers=max_workers if local else None,
             mp_context=mp_context,

@@ -11,17 +11,21 @@ from pressure.executor.interrupts import Guard
 from pressure.executor.notes import Notes
 from pressure.executor.post import Post
 
-__all__ = ["Here", "enter", "here", "leave"]
+__all__ = ["Here", "enter", "here", "leave", "outstanding"]
 
 
 @dataclass(slots=True)
 class Here:
-    """`run` runs a task in the thread that calls it; `at_exit` is called when the worker ends."""
+    """`run` runs a task in the thread that calls it; `queue` names the queue that the running task
+    came from; `outstanding` tell whether there are tasks of tasks that have not ended; `at_exit`
+    is called when the worker ends."""
 
     post: Post
     notes: Notes
     guard: Guard
     run: Callable[[Delivery], Verdict]
+    queue: Callable[[], str]
+    outstanding: list[Callable[[], object]] = field(default_factory=list)
     at_exit: list[Callable[[], None]] = field(default_factory=list)
     process: int = field(default_factory=os.getpid)
 
@@ -39,6 +43,12 @@ def here() -> Here | None:
     if _here and _here[0].process == os.getpid():
         return _here[0]
     return None
+
+
+def outstanding() -> bool:
+    """Whether tasks that this process's tasks have submitted have not ended."""
+    place = here()
+    return place is not None and any(one() for one in place.outstanding)
 
 
 def leave() -> None:

@@ -1,63 +1,76 @@
 """A crew of worker processes: started, watched, replaced when they die, stopped.
 
-The one who runs `watch` is the supervisor: a thread of the executor's process for local workers,
-the main thread of `pressure-worker`. It renews the leases of its workers, since a task that holds
-the interpreter lock must not cost a worker its lease, and when a worker dies it gives back at once
-what that worker held, charging only the task that was running.
+The one who runs `step` is the supervisor: a thread of the executor's process for local workers, the
+main thread of `pressure-worker`. It renews the leases of its workers, since a task that holds the
+interpreter lock must not cost a worker its lease, and when a worker dies it gives back at once what
+that worker held, charging only the task that was running. What that needs of the server is the
+clerk's to do, in another thread, so that the processes never wait for the server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.channel import Channel
-from pressure.errors import PressureError
-from pressure.estate import remove_replies
-from pressure.executor.notes import Notes
+from pressure.executor.clerk import Clerk, Dead
+from pressure.executor.heirs import HANDLED
+from pressure.executor.logs import Sink, to_stderr
+from pressure.executor.measures import Books
+from pressure.executor.member import Member, describe_exit
+from pressure.executor.memory import Scales
+from pressure.executor.notes import Notes, Snapshot
+from pressure.executor.orders import Order
 from pressure.executor.post import BROKEN_EXIT, Post
-from pressure.executor.records import Kind, pack_answer
+from pressure.executor.registrar import Registrar
 from pressure.executor.warden import Warden
 from pressure.executor.worker import work
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "Daemon"]
 
 log = logging.getLogger("pressure.worker")
 
-STDERR_LINES = 40
 STEP = 1.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 SHORT_LIFE = 1.0
 """A worker that dies within this time of its start (seconds) is replaced more slowly each time."""
+SIGN_OFF = 1.5
+"""How long (seconds) a worker that is to stop, and runs nothing, may try to reach a server that is
+away."""
+FAREWELL = 10.0
 
 
-@dataclass(slots=True)
-class _Member:
-    process: Any
-    notes: Notes
-    path: str
-    started: float
-    stderr: int
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES))
-    partial: bytes = b""
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What a crew does only for a daemon.
+
+    Its workers stand in the registry under `name`, each leads a process group, which ends with it,
+    and is replaced when it uses too much memory (`scales`). With `books`, they measure. `obey` is
+    called with orders, in another thread, and returns what is to be answered.
+    """
+
+    name: str
+    obey: Callable[[Order], dict[str, Any] | None]
+    sink: Sink
+    scales: Scales | None = None
+    books: Books | None = None
 
 
 class Crew:
-    """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`.
+    """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`. They
+    serve the queues of `channels`, which have the same client id.
 
     `broken` is called once, with a reason, when the initializer fails in a worker: then no worker
     is started any more. With `patient`, a worker is asked to stop only after its initializer.
@@ -66,37 +79,58 @@ class Crew:
     def __init__(
         self,
         size: int,
-        channel: Channel,
+        channels: Sequence[Channel],
         post: Callable[[str, Any], Post],
         *,
         context: Any = None,
         broken: Callable[[str], None] | None = None,
         patient: bool = False,
+        daemon: Daemon | None = None,
     ) -> None:
         self._size = size
-        self._channel = channel
         self._post = post
         self._context = context or multiprocessing.get_context()
         self._broken = broken
         self._patient = patient
+        self._daemon = daemon
         self._wanted = size
         self.processes: dict[int, Any] = {}
         """The worker processes by pid. In the end it keeps those that were the last."""
         self._opened = False
-        self._members: dict[int, _Member] = {}
+        self._members: dict[int, Member] = {}
         self._lock = threading.Lock()
         self._wake_read = self._wake_write = -1
         self._stopping = False
-        self._renew_at = 0.0
+        self._lease = channels[0].core.settings.lease
+        self._renew_at = self._beat_at = 0.0
         self._pause = 0.0
         self._not_before = 0.0
-        self._warden = Warden(channel, self.wake)
+        self.clerk = Clerk(channels)
+        self._books = daemon.books if daemon is not None else None
+        obey = daemon.obey if daemon is not None else lambda order: None
+        self._warden = Warden(channels, self.wake, self.clerk.do, obey)
+        self._registrar: Registrar | None = None
+        if daemon is not None:
+            self._registrar = Registrar(channels, daemon=self._warden.id, name=daemon.name)
 
     def open(self) -> None:
         """Before anything else, once."""
         if not self._opened:
             self._opened = True
             self._wake_read, self._wake_write = os.pipe()
+            # Who wakes may be a signal handler, which must not wait.
+            os.set_blocking(self._wake_write, False)
+
+    @property
+    def members(self) -> list[Member]:
+        """The worker processes that are there."""
+        with self._lock:
+            return list(self._members.values())
+
+    @property
+    def retired(self) -> bool:
+        """Whether all have ended since nothing was left to do."""
+        return self._wanted <= 0 and not self._members
 
     def want(self, size: int | None) -> bool:
         """Have at least so many workers (None: all), up to the size. They are started by `step`.
@@ -129,11 +163,12 @@ class Crew:
     def _start_one(self) -> None:
         path, notes = Notes.create()
         notes.supervisor = self._warden.id
+        notes.measures.wanted = self._books is not None
         read, write = os.pipe()
         # In this form it can be given to a process in whichever way that is started.
         writer = Connection(write, readable=False)
         # The child unblocks them when it has handlers of its own.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
             process = self._context.Process(target=work, args=(self._post(path, writer),))
             process.start()
@@ -145,35 +180,40 @@ class Crew:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             writer.close()
-        pid = int(process.pid or 0)
+        sink = self._daemon.sink if self._daemon is not None else to_stderr
+        member = Member(process, notes, path, time.monotonic(), read, sink)
         with self._lock:
-            self._members[pid] = _Member(process, notes, path, time.monotonic(), read)
-            self.processes[pid] = process
+            self._members[member.pid] = member
+            self.processes[member.pid] = process
+        # So that it is shown at once.
+        self._beat_at = 0.0
 
     def step(self, timeout: float = STEP) -> None:
         """Wait for something to happen, for `timeout` seconds at most, and see to it."""
         now = time.monotonic()
+        self.clerk.start()
+        members = self.members
         if now >= self._renew_at:
-            self._renew_at = now + self._channel.core.settings.lease / 3
-            self._renew()
+            self._renew(now, members)
             if not self._stopping:
                 self._warden.start()
-        if not self._stopping and len(self._members) < self._wanted:
+        if self._registrar is not None and now >= self._beat_at:
+            workers = [(one.pid, one.started, one.notes.read()) for one in members]
+            self.clerk.do_again("beat", partial(self._beat, workers))
+        if not self._stopping and len(members) < self._wanted:
             timeout = max(0.0, min(timeout, self._not_before - now))
-        with self._lock:
-            members = dict(self._members)
-        workers = [(pid, member.notes) for pid, member in members.items()]
-        timeout = min(timeout, self._warden.look(workers))
-        waiting: dict[Any, _Member] = {
-            member.process.sentinel: member for member in members.values()
-        }
-        waiting |= {member.stderr: member for member in members.values() if member.stderr >= 0}
-        dead: list[_Member] = []
+        timeout = min(timeout, self._warden.look([(one.pid, one.notes) for one in members]))
+        if self._daemon is not None and self._daemon.scales is not None:
+            timeout = min(timeout, self._daemon.scales.weigh(members))
+        waiting: dict[int, Member] = {member.sentinel: member for member in members}
+        waiting |= {member.stderr: member for member in members if member.stderr >= 0}
+        dead: list[Member] = []
         for ready in wait_for_any([*waiting, self._wake_read], timeout):
+            assert isinstance(ready, int)
             if ready == self._wake_read:
                 os.read(self._wake_read, 4096)
             elif ready == waiting[ready].stderr:
-                self._forward_stderr(waiting[ready])
+                waiting[ready].forward_stderr()
             else:
                 dead.append(waiting[ready])
         for member in dead:
@@ -181,106 +221,49 @@ class Crew:
         if time.monotonic() >= self._not_before:
             self.start()
 
-    def _renew(self) -> None:
-        with self._lock:
-            consumers = [
-                snapshot.consumer
-                for snapshot in (member.notes.read() for member in self._members.values())
-                if snapshot.ready
-            ]
-        if consumers:
-            try:
-                self._channel.renew(consumers)
-            except PressureError as exc:
-                log.warning("leases could not be renewed: %s", exc)
-                self._renew_at = time.monotonic() + STEP
+    def _renew(self, now: float, members: list[Member]) -> None:
+        away = self.clerk.away_since is not None
+        self._renew_at = now + (STEP if away else self._lease / 3)
+        self.clerk.renew([member.notes.read() for member in members])
 
-    def _forward_stderr(self, member: _Member) -> bool:
-        """Pass on what a worker wrote to stderr, and keep its last lines. False at its end."""
-        try:
-            data = os.read(member.stderr, 65536)
-        except OSError:
-            data = b""
-        if not data:
-            os.close(member.stderr)
-            member.stderr = -1
-            return False
-        with contextlib.suppress(OSError):
-            os.write(2, data)
-        *lines, member.partial = (member.partial + data).split(b"\n")
-        member.tail.extend(line.decode(errors="replace") for line in lines)
-        return True
+    def _beat(self, workers: list[tuple[int, float, Snapshot]]) -> None:
+        assert self._registrar is not None
+        left = self._registrar.look(workers, stopping=self._stopping)
+        self._beat_at = time.monotonic() + left
 
-    def _bury(self, member: _Member) -> None:
-        """A worker is gone: give back what it held, and say what it died of."""
-        process = member.process
-        process.join()
+    def _bury(self, member: Member) -> None:
+        """A worker is gone: have given back what it held, and said what it died of."""
+        tail = member.bury(group=self._daemon is not None)
         with self._lock:
-            self._members.pop(process.pid, None)
+            self._members.pop(member.pid, None)
             if not self._stopping:
-                self.processes.pop(process.pid, None)
-        while member.stderr >= 0 and wait_for_any([member.stderr], 0):
-            if not self._forward_stderr(member):
-                break
-        if member.stderr >= 0:
-            os.close(member.stderr)
-        if member.partial:
-            member.tail.append(member.partial.decode(errors="replace"))
-        snapshot = member.notes.read()
-        member.notes.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(member.path)
-        code = process.exitcode
-        if self._warden.settle(process.pid, snapshot):
-            snapshot = replace(snapshot, task=None)
-            self._not_before = 0.0
+                self.processes.pop(member.pid, None)
+        snapshot, measured = member.notes.read(), member.notes.measures.read()
+        code = member.process.exitcode
+        ended = self._warden.ended(member.pid, snapshot)
+        # First what others wait for.
+        self.clerk.bury(Dead(member.pid, code, member.notes, snapshot, tail, ended, member.why))
+        if self._registrar is not None:
+            self.clerk.do(partial(self._registrar.gone, member.pid))
         if code == BROKEN_EXIT and not snapshot.ready:
             self._give_up("the initializer failed in a worker process; its log says why")
             return
-        if code != 0 and not self._stopping:
-            log.warning("worker %s died: %s", process.pid, describe_exit(code))
-        # A task may have ended the process with exit code 0, too.
-        if snapshot.ready and (code != 0 or snapshot.task is not None):
-            self._give_back(snapshot, process.pid, code, list(member.tail))
-            self._forget_client(snapshot.nested)
-        if code == 0:
+        # It may have been told to stop before it had a handler for that, or when it had none more.
+        told = code in (-signal.SIGTERM, -signal.SIGHUP) and snapshot.task is None
+        expected = self._stopping or member.asked or told
+        if self._books is not None:
+            died = code != 0 and not expected
+            self._books.close(measured, snapshot.done, snapshot.failed, died=died)
+        if code != 0 and (member.why or not expected):
+            log.warning("worker %s died: %s", member.pid, member.why or describe_exit(code))
+        if snapshot.retired and code == 0:
+            self._wanted -= 1
+        if ended:
+            self._not_before = 0.0
+        if code == 0 or expected:
             self._pause = 0.0
         else:
             self._slow_down(time.monotonic() - member.started)
-
-    def _give_back(self, snapshot: Any, pid: int, code: int | None, stderr: list[str]) -> None:
-        charge = [snapshot.task] if snapshot.task is not None else []
-        if snapshot.task is not None:
-            death = {
-                "host": socket.gethostname(),
-                "pid": pid,
-                "exit_code": code if code is None or code >= 0 else None,
-                "signal": signal_name(code),
-                "stderr": stderr,
-            }
-            body = pack_answer(
-                Kind.DEATH,
-                json.dumps(death).encode(),
-                worker=f"{socket.gethostname()}:{pid}".encode()[:255],
-                deliveries=0,
-                started=0.0,
-                finished=time.time(),
-            )
-        try:
-            if snapshot.task is not None:
-                # Before the task can be claimed again, so that its future knows in time.
-                self._channel.notify(snapshot.client, snapshot.task, body)
-            self._channel.reap(snapshot.consumer, charge)
-        except PressureError as exc:
-            log.warning("worker %s's tasks come back when its lease ends: %s", pid, exc)
-
-    def _forget_client(self, client_id: bytes | None) -> None:
-        """Nobody waits any more for the tasks that the dead worker's tasks have submitted."""
-        if client_id is not None:
-            try:
-                remove_replies(self._channel, client_id)
-            except PressureError as exc:
-                log.debug("a reply queue stays until its time is over: %s", exc)
 
     def _slow_down(self, lived: float) -> None:
         """Don't start processes in a hot loop that die at once."""
@@ -302,25 +285,41 @@ class Crew:
             with contextlib.suppress(OSError):
                 os.write(self._wake_write, b"\0")
 
+    def replace_all(self) -> None:
+        """Have all present workers replaced, each when it has finished what it runs."""
+        for member in self.members:
+            member.ask_to_stop()
+
     def stop(self, grace: float | None, *, impatient: Callable[[], bool] = lambda: False) -> None:
         """Let the workers finish what they run, for `grace` seconds (None: as long as it takes) and
         until `impatient()` is true, then kill them. Blocks until they are gone."""
         self._stopping = True
+        # Tells at once whether the server is there.
+        self._renew_at = self._beat_at = 0.0
         until = None if grace is None else time.monotonic() + grace
-        asked: set[int] = set()
-        while self._members:
-            with self._lock:
-                unasked = [item for item in self._members.items() if item[0] not in asked]
-            for pid, member in unasked:
+        while members := self.members:
+            for member in members:
                 if not self._patient or member.notes.read().ready:
-                    asked.add(pid)
-                    _signal(member.process, signal.SIGTERM)
+                    member.ask_to_stop()
             if impatient() or (until is not None and time.monotonic() >= until):
                 self.kill()
                 until = None
+            elif self.clerk.unanswered:
+                self._kill_idle(members)
             left = STEP if until is None else max(0.0, min(STEP, until - time.monotonic()))
             self.step(min(left, 0.2))
         self._close()
+
+    def _kill_idle(self, members: list[Member]) -> None:
+        """Those that run nothing don't end by themselves while they look for the server."""
+        now = time.monotonic()
+        for member in members:
+            if not member.asked or member.notes.read().task is not None:
+                member.idle_since = None
+            elif member.idle_since is None:
+                member.idle_since = now
+            elif now - member.idle_since > SIGN_OFF:
+                member.signal(signal.SIGKILL)
 
     def dismiss(self) -> None:
         """Kill all workers, and start no others."""
@@ -330,15 +329,17 @@ class Crew:
 
     def kill(self) -> None:
         """SIGKILL all workers."""
-        with self._lock:
-            members = list(self._members.values())
-        for member in members:
-            _signal(member.process, signal.SIGKILL)
+        for member in self.members:
+            member.signal(signal.SIGKILL)
 
     def _close(self) -> None:
         if not self._opened:
             return
-        self._warden.close()
+        self.clerk.do(self._warden.close)
+        if self._registrar is not None:
+            self.clerk.do(self._registrar.close)
+        if not self.clerk.close(FAREWELL):
+            self._warden.abandon()
         os.close(self._wake_read)
         # A late `wake` must not write into whatever gets this number next.
         write, self._wake_write = self._wake_write, -1
@@ -346,24 +347,3 @@ class Crew:
         self._opened = False
         # What the initializer was given is not kept any longer.
         del self._post
-
-
-def _signal(process: Any, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, TypeError):
-        os.kill(process.pid, number)
-
-
-def signal_name(code: int | None) -> str | None:
-    """The name of the signal that an exit code of `multiprocessing` stands for."""
-    if code is None or code >= 0:
-        return None
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def describe_exit(code: int | None) -> str:
-    if code is None:
-        return "its exit code is unknown"
-    return signal_name(code) or f"exit code {code}"

@@ -15,10 +15,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pressure.channel import Channel, Consumer, Delivery, Verdict
+from pressure.channel import Channel, Consumer, Delivery
 from pressure.errors import (
     PressureError,
     QueueClosedError,
@@ -48,8 +48,8 @@ log = logging.getLogger("pressure.executor")
 BATCH = 500
 BURST = 16
 """With more tasks than this outstanding, answers are fetched many at a time."""
-LARGE = 4096
 HEAVY = 64 * 1024
+_STARTED = int(Kind.STARTED)
 CLOSE_PATIENCE = 2.0
 
 
@@ -171,7 +171,7 @@ class Dispatcher:
     def _listen(self) -> None:
         try:
             consumer = self._reply.consumer()
-            acks: list[Verdict] = []
+            acks: list[bytes] = []
             deliveries: list[Delivery] = []
             sent = self.ledger.sent
             while not self.ledger.is_done():
@@ -209,10 +209,10 @@ class Dispatcher:
     def _next(self, consumer: Consumer) -> Delivery | None:
         return None if self._away_since is not None else consumer.next()
 
-    def _exchange(self, consumer: Consumer, acks: list[Verdict]) -> list[Delivery]:
+    def _exchange(self, consumer: Consumer, acks: list[bytes]) -> list[Delivery]:
         losses = self.ledger.losses
         try:
-            found = consumer.exchange(acks, BATCH, 0.0)
+            found = consumer.exchange((), BATCH, 0.0, done=acks)
         except (QueueDoesNotExistError, QueueClosedError) as exc:
             self._recovery.recover(exc, losses)
             return []
@@ -221,41 +221,41 @@ class Dispatcher:
             # acknowledged comes again, and is known then.
             now = time.monotonic()
             self._away_since = self._away_since or now
-            if now - self._away_since > self._channel.core.settings.reconnect_timeout:
+            patience = self._channel.core.settings.reconnect_timeout
+            if now - self._away_since > patience or self._channel.handle.address.has_ended:
                 raise
             return []
         self._away_since = None
         return found
 
-    def _resolve(self, deliveries: Iterable[Delivery]) -> list[Verdict]:
-        acks = []
+    def _resolve(self, deliveries: Sequence[Delivery]) -> list[bytes]:
+        """Resolve futures by what has come; returns the ids of that, for its acknowledgement."""
+        answers = [_read(delivery) for delivery in deliveries]
+        acks = [delivery.id for delivery in deliveries]
         finished: list[tuple[PendingTask, Answer | str]] = []
         ledger = self.ledger
+        tasks, sent = ledger.tasks, ledger.sent
         with ledger.condition:
-            for delivery in deliveries:
-                answer = _read(delivery)
-                body = delivery.body
-                if len(body) > LARGE:
-                    delivery = delivery._replace(body=b"")
-                    self._heavy = self._heavy or len(body) > HEAVY
-                acks.append(Verdict(delivery, None))
-                task = ledger.tasks.get(delivery.id)
+            for task_id, delivery, answer in zip(acks, deliveries, answers, strict=True):
+                if len(delivery.body) > HEAVY:
+                    self._heavy = True
+                task = tasks.get(task_id)
                 if task is None:
                     continue
-                if isinstance(answer, str) or answer.kind < Kind.STARTED:
-                    self._ending.over(delivery.id)
-                    if task.options.retries:
-                        ledger.sent.discard(delivery.id)
-                    else:
-                        ledger.take(delivery.id)
+                if isinstance(answer, str) or answer.kind < _STARTED:
+                    self._ending.over(task_id)
+                    sent.discard(task_id)
+                    if not task.options.retries:
+                        del tasks[task_id]
                     finished.append((task, answer))
-                elif answer.kind == Kind.STARTED:
+                elif answer.kind == _STARTED:
                     start(task.future)
-                    self._ending.started(delivery.id, bytes(answer.payload))
+                    self._ending.started(task_id, bytes(answer.payload))
                 elif answer.kind == Kind.DEATH:
                     with contextlib.suppress(ValueError):
                         task.deaths += (answer.json(),)
             ledger.settled()
+        del answers
         finished.reverse()
         self.resolving = True
         while finished:
@@ -290,9 +290,9 @@ class Dispatcher:
         self.ledger.forget([task.future._task_id])
         self._nudge()
 
-    def _sign_off(self, consumer: Consumer, acks: list[Verdict]) -> None:
+    def _sign_off(self, consumer: Consumer, acks: list[bytes]) -> None:
         try:
-            consumer.exchange(acks, 0, 0.0)
+            consumer.exchange((), 0, 0.0, done=acks)
         except PressureError as exc:
             log.debug("some answers stay until the reply queue's time is over: %s", exc)
         consumer.close()

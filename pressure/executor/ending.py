@@ -10,7 +10,7 @@ from pressure.channel import Channel
 from pressure.errors import PressureError
 from pressure.executor.errors import TaskTerminatedError
 from pressure.executor.futures import TaskFuture
-from pressure.executor.warden import pack_order
+from pressure.executor.orders import Order, OrderKind, pack_order
 
 __all__ = ["Ending"]
 
@@ -86,7 +86,7 @@ class Ending:
             if not supervisor:
                 continue
             try:
-                order = pack_order(self._channel.client_id, grace)
+                order = pack_order(Order(OrderKind.TERMINATE, self._channel.client_id, grace))
                 self._channel.notify(supervisor, task_id, order)
             except PressureError as exc:
                 log.warning("task %s can't be ended: %s", task_id.hex(), exc)

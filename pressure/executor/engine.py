@@ -89,7 +89,7 @@ class Engine:
             def post(notes: str, stderr: Any) -> Post:
                 return Post(
                     address=address,
-                    queue=queue,
+                    queues=(queue,),
                     prefix=prefix,
                     settings=settings,
                     notes=notes,
@@ -105,7 +105,7 @@ class Engine:
             self._growing = context.get_start_method() != "fork"
             self._crew = Crew(
                 local_workers,
-                self._crew_channel,
+                [self._crew_channel],
                 post,
                 context=context,
                 broken=self._break,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import Any, Protocol
 
 __all__ = ["TaskFuture", "Withdrawer"]
@@ -16,25 +18,70 @@ class Withdrawer(Protocol):
         """Take a task back, if nobody has begun it."""
 
 
+# Held for moments only. Reentrant: a signal handler or a finalizer may look at a future while its
+# thread holds it.
+_guard = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _guard
+    _guard = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Lazy:
+    """An attribute that `Future.__init__` makes for each future: here it is made when somebody asks
+    for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Any, owner: Any = None) -> Any:
+        return self if future is None else getattr(future._rest(), self._name)
+
+    def __set__(self, future: Any, value: Any) -> None:
+        setattr(future._rest(), self._name, value)
+
+
 class TaskFuture(Future[Any]):
     """As `concurrent.futures.Future`.
 
     `cancel()` returns True only if the task was withdrawn and will never run; it asks the server
     where the task waits there, and then takes a round trip.
 
+    Most futures are looked at only when they are done. A lock, a condition, a deque and two lists
+    for each would cost more than all else that is done to submit a task, so the state stands in the
+    future itself, and everything else that the base class makes comes into being once it is needed:
+    when somebody waits, adds a callback, or cancels. From then on all is done as the base class
+    does it; until then only what follows, under one lock for all futures.
+
     Attributes:
         task_id: names the task in logs and dead letters (hex).
     """
 
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _others: Future[Any] | None = None
+    _answered: tuple[int, float, float, bytes] | None = None
     _attempts = 1
-
     _output = b""
 
     def __init__(self, task_id: bytes, withdrawer: Withdrawer) -> None:
-        super().__init__()
         self._task_id = task_id
         self._withdrawer: Withdrawer | None = withdrawer
-        self._answered: tuple[int, float, float, bytes] | None = None
+
+    def _rest(self) -> Future[Any]:
+        """What has all that is not in this future itself."""
+        if self._others is None:
+            others: Future[Any] = Future()
+            with _guard:
+                # In one step, which nothing that runs in this thread on the side can interrupt.
+                self.__dict__.setdefault("_others", others)
+        assert self._others is not None
+        return self._others
 
     @property
     def task_id(self) -> str:
@@ -58,6 +105,48 @@ class TaskFuture(Future[Any]):
         """What the task printed and logged, with the option `capture_output`; else empty. Empty
         until it is done, and if its worker died."""
         return self._output.decode(errors="replace")
+
+    # A state that is final, or that is read once, can be read without a lock.
+
+    def done(self) -> bool:
+        return self._state in (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        return self._state == RUNNING
+
+    def cancelled(self) -> bool:
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        try:
+            return super().result(timeout)
+        finally:
+            # A traceback's frames must not refer back to the future.
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return self._exception if self._state == FINISHED else super().exception(timeout)
+
+    def set_result(self, result: Any) -> None:
+        if self._others is None:
+            with _guard:
+                if self._others is None and self._state in (PENDING, RUNNING):
+                    self._result = result
+                    # At last: who sees this looks at nothing else.
+                    self._state = FINISHED
+                    return
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        if self._others is None:
+            with _guard:
+                if self._others is None and self._state in (PENDING, RUNNING):
+                    self._exception = exception
+                    self._state = FINISHED
+                    return
+        super().set_exception(exception)
 
     def cancel(self) -> bool:
         with self._condition:
@@ -100,3 +189,8 @@ class TaskFuture(Future[Any]):
         finally:
             # A traceback's frames must not refer back to the future.
             self = None  # type: ignore[assignment]
+
+
+for _name in vars(Future()):
+    if _name not in ("_state", "_result", "_exception"):
+        setattr(TaskFuture, _name, _Lazy(_name))

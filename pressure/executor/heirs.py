@@ -1,13 +1,31 @@
-"""What a process that a task forks must not inherit from its worker."""
+"""The signals of a worker process, and what processes forked by tasks must not inherit of them."""
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
 import threading
 
-__all__ = ["Heirs"]
+__all__ = ["HANDLED", "Heirs", "prepare_signals"]
 
-_HANDLED = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""The signals that a worker has handlers for; the last two only that of a daemon."""
+
+
+def prepare_signals(*, daemon: bool) -> None:
+    """Make of the handlers that were inherited a worker's own, and let the signals in that were
+    held back. A daemon's worker writes down where it is on SIGUSR1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if daemon:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    heirs = Heirs(daemon=daemon)
+    os.register_at_fork(
+        before=heirs.before, after_in_parent=heirs.in_parent, after_in_child=heirs.in_child
+    )
 
 
 class Heirs(threading.local):
@@ -19,8 +37,11 @@ class Heirs(threading.local):
 
     mask: set[int] | None = None
 
+    def __init__(self, *, daemon: bool) -> None:
+        self._daemon = daemon
+
     def before(self) -> None:
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
     def in_parent(self) -> None:
         if self.mask is not None:
@@ -29,4 +50,8 @@ class Heirs(threading.local):
     def in_child(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._daemon:
+            faulthandler.unregister(signal.SIGUSR1)
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.in_parent()

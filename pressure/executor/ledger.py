@@ -140,7 +140,9 @@ class Ledger:
                     task.number = number
             for task_id in reversed(ids[accepted:]):
                 self._unsend(task_id)
-            self.condition.notify_all()
+            if self._unsent or self._recalls or self.is_done():
+                # Else there is nothing to do for the sender, nor anybody who waits for this.
+                self.condition.notify_all()
             return lost
 
     def _unsend(self, task_id: bytes) -> None:

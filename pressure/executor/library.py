@@ -1,15 +1,16 @@
-"""What a worker keeps from one task to the next: functions, and arguments that tasks share."""
+"""What a worker keeps from one task to the next: functions, arguments that tasks share, and which
+clients were there."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pressure.channel import Channel
 from pressure.codec import BadSignature
-from pressure.content import copy_of
+from pressure.content import Buffer, copy_of
 from pressure.executor import sharing
 from pressure.executor.payloads import loads
 from pressure.executor.records import STORED, Task
@@ -17,6 +18,8 @@ from pressure.executor.records import STORED, Task
 __all__ = ["Library"]
 
 FUNCTIONS = 1000
+CLIENT_SECONDS = 5.0
+"""For so long a client that was there is taken to be there."""
 SHARED_BYTES = 256 * 1024 * 1024
 """How much of what tasks share is kept: those that were used last, and in any case the last one."""
 
@@ -35,11 +38,16 @@ class _Held:
 
 
 class Library:
-    """Fetches what lies beside the clients' reply queues, and keeps it."""
+    """Fetches what lies beside the clients' reply queues, and keeps it.
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    `channels` are those of the queues that are served; `current` says which of them is, now.
+    """
+
+    def __init__(self, channels: Sequence[Channel], current: Callable[[], Channel]) -> None:
+        self._channels = channels
+        self._current = current
         self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._clients: dict[bytes, float] = {}
         self._shared: OrderedDict[tuple[bytes, bytes], _Held] = OrderedDict()
         self._size = 0
         self._lock = threading.RLock()
@@ -53,7 +61,7 @@ class Library:
     def _load(self, client_id: bytes, task: Task) -> Callable[..., Any]:
         data: Any = task.function
         if task.flags & STORED:
-            data = self._channel.fetch(client_id, task.function)
+            data = self._fetched(client_id, task.function)
             if data is None:
                 raise BadSignature("its function is gone from the server")
         function: Callable[..., Any] = loads(data)
@@ -61,6 +69,28 @@ class Library:
             self._functions.clear()
         self._functions[task.function] = function
         return function
+
+    def client_lives(self, client_id: bytes, now: float) -> bool:
+        """Whether anybody waits for the answer to a task of the current queue. Looked up at most
+        every few seconds."""
+        if now - self._clients.get(client_id, -1e9) < CLIENT_SECONDS:
+            return True
+        if not self._current().reply_exists(client_id):
+            self._clients.pop(client_id, None)
+            return False
+        if len(self._clients) > 1000:
+            self._clients.clear()
+        self._clients[client_id] = now
+        return True
+
+    def _fetched(self, client_id: bytes, name: bytes) -> Buffer | None:
+        current = self._current()
+        # A thread that a task has left behind may run one of another queue.
+        for channel in [current, *(one for one in self._channels if one is not current)]:
+            data = channel.fetch(client_id, name)
+            if data is not None:
+                return data
+        return None
 
     def shared(self, client_id: bytes, digest: bytes, private: bool) -> Any:
         """The object that a client shares under a digest. Its buffers are read-only, since other
@@ -79,7 +109,7 @@ class Library:
             return known.value
 
     def _fetch(self, key: tuple[bytes, bytes]) -> _Held:
-        data = self._channel.fetch(*key)
+        data = self._fetched(*key)
         if data is None:
             raise LookupError(
                 "a shared argument is gone from the server: its client released it before the task "

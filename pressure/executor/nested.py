@@ -61,24 +61,30 @@ def current_executor() -> TaskExecutor:
     here = context.here()
     if here is None:
         raise RuntimeError("no task runs here: current_executor() is for the code of tasks")
-    with _lock:
-        if not _made or _made[0].here is not here:
-            _made[:] = [NestedExecutor(here)]
-        return _made[0]
+    queue = here.queue()
+    # A time-out that is raised while it connects would pass for one of the connection.
+    shield = here.guard.shield() if _in_main_thread() else contextlib.nullcontext()
+    with shield, _lock:
+        made = _made.get(queue)
+        if made is None or made.here is not here:
+            made = _made[queue] = NestedExecutor(here, queue)
+        return made
 
 
-_made: list[NestedExecutor] = []
+_made: dict[str, NestedExecutor] = {}
 _lock = threading.Lock()
 
 
 class NestedExecutor(TaskExecutor):
-    """See `current_executor`. All tasks of a process share it, so `shutdown` ends nothing."""
+    """See `current_executor`. All tasks of a process and a queue share it, so `shutdown` ends
+    nothing."""
 
-    def __init__(self, here: context.Here) -> None:
+    def __init__(self, here: context.Here, queue: str) -> None:
         self.here = here
         self._options = Options()
-        self._dispatcher = _NestedDispatcher(here)
+        self._dispatcher = _NestedDispatcher(here, queue)
         self._dispatcher.start()
+        here.outstanding.append(self._dispatcher.outstanding)
         here.at_exit.append(self._dispatcher.leave)
 
     def _submit(
@@ -108,9 +114,9 @@ class _NestedDispatcher(Dispatcher):
 
     _future_type = ChildFuture
 
-    def __init__(self, here: context.Here) -> None:
+    def __init__(self, here: context.Here, queue: str) -> None:
         self._here = here
-        channel = here.post.channel()
+        channel = here.post.channel(queue)
         super().__init__(
             channel,
             bound=DEFAULT_BOUND,
@@ -118,7 +124,7 @@ class _NestedDispatcher(Dispatcher):
             heed_workers=False,
             same_main=here.post.same_main,
         )
-        here.notes.nested(channel.client_id)
+        here.notes.nested(channel.client_id, here.post.queues.index(queue))
         self._client_id = channel.client_id
         self._attending = threading.Lock()
         self._attendant: threading.Thread | None = None

@@ -13,7 +13,12 @@ from pressure.executor.records import Kind
 __all__ = ["broken", "pack_exception", "pack_result", "say"]
 
 
+_NONE = pickling.dumps(None)
+
+
 def pack_result(result: Any) -> tuple[Kind, bytes | Packed]:
+    if result is None:
+        return Kind.RESULT, _NONE
     try:
         return Kind.RESULT, pickling.dumps_result(result)
     except pickling.NotReadable as exc:

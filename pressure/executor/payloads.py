@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pickle
 import struct
-import sys
 from typing import Any
 
 from pressure.content import ALIGNMENT, Buffer, Content, copy_of
+from pressure.python_versions import PythonVersionError, marked, unmarked
 
 __all__ = ["Packed", "PythonVersionError", "joined", "large", "loads", "marked"]
 
@@ -20,15 +20,9 @@ LARGE = 64 * 1024
 """From this size on buffers go out of band, and a body is no longer copied together. Bodies of this
 size are received into memory of their own, so that what is made of a buffer is writable."""
 _PICKLE = 0x80
-_BY_VALUE = b"V"
 _BUFFERS = b"B"
 _HEAD = struct.Struct(">cIQ")
 _ENTRY = struct.Struct(">QQ?")
-_HERE = bytes(sys.version_info[:2])
-
-
-class PythonVersionError(ValueError):
-    """Code that was sent by value comes from another version of Python."""
 
 
 class Packed:
@@ -67,7 +61,7 @@ class Packed:
 
     def load(self) -> Any:
         """The object again; its buffers are shared with the first one."""
-        return pickle.loads(_unmarked(self.data), buffers=self.buffers)
+        return pickle.loads(unmarked(self.data), buffers=self.buffers)
 
 
 def large(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
@@ -88,33 +82,12 @@ def joined(head: bytes, payload: bytes | Packed) -> bytes | Content:
     return head + payload if len(payload) < LARGE else Content([head, payload])
 
 
-def marked(data: bytes) -> bytes:
-    """A pickle that holds code by value, which only this version of Python can run."""
-    return _BY_VALUE + _HERE + data
-
-
-def _unmarked(data: Buffer) -> Buffer:
-    if data[0] == _PICKLE:
-        return data
-    view = memoryview(data)
-    if view[:1] != _BY_VALUE:
-        raise ValueError("it is no pickle")
-    if view[1:3] != _HERE:
-        theirs, ours = ("{}.{}".format(*version) for version in (view[1:3], _HERE))
-        raise PythonVersionError(
-            f"it holds code by value that was made by Python {theirs}, and this is Python {ours}: "
-            "run the same version on both sides, or move the code to a module that is installed "
-            "on both"
-        )
-    return view[3:]
-
-
 def loads(data: Buffer) -> Any:
     """What was pickled. Raises what unpickling raises, and `PythonVersionError`."""
     if data[0] == _PICKLE:
         return pickle.loads(data)
     if data[:1] != _BUFFERS:
-        return pickle.loads(_unmarked(data))
+        return pickle.loads(unmarked(data))
     view = memoryview(data)
     _, count, length = _HEAD.unpack_from(view)
     start = _HEAD.size + _ENTRY.size * count
@@ -123,4 +96,4 @@ def loads(data: Buffer) -> Any:
         offset, size, readonly = _ENTRY.unpack_from(view, _HEAD.size + _ENTRY.size * index)
         buffer = view[offset : offset + size]
         buffers.append(buffer.toreadonly() if readonly else buffer)
-    return pickle.loads(_unmarked(view[start : start + length]), buffers=buffers)
+    return pickle.loads(unmarked(view[start : start + length]), buffers=buffers)

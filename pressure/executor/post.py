@@ -21,10 +21,14 @@ DEFAULT_BOUND = 10_000
 @dataclass(frozen=True, slots=True)
 class Post:
     """Where a worker works. It is sent to the process, so it holds what that needs to connect.
-    `stderr` is a `multiprocessing` connection: its descriptor becomes the process's stderr."""
+
+    `queues` are served without starving any. `stderr` is a `multiprocessing` connection: its
+    descriptor becomes the process's stderr. With `burst`, the process ends when the queues are
+    empty, and notes that it is retired.
+    """
 
     address: Address
-    queue: str
+    queues: tuple[str, ...]
     prefix: str
     settings: Settings
     notes: str
@@ -34,8 +38,20 @@ class Post:
     initargs: tuple[Any, ...] = ()
     same_main: bool = False
     """Whether the workers have the `__main__` of the client, who started them."""
+    burst: bool = False
+    name: str = ""
+    """What operators call the daemon; empty for the local workers of an executor."""
 
-    def channel(self) -> Channel:
-        return Channel(
-            self.queue, self.address, tag=self.queue, prefix=self.prefix, settings=self.settings
-        )
+    @property
+    def queue(self) -> str:
+        """The only queue, or the first."""
+        return self.queues[0]
+
+    def channel(self, queue: str | None = None) -> Channel:
+        """A handle to one of the queues: the first, unless another is named."""
+        name = self.queue if queue is None else queue
+        channel = Channel(name, self.address, tag=name, prefix=self.prefix, settings=self.settings)
+        if self.name:
+            # A daemon has reached its server once; its workers wait for one that is away.
+            channel.handle.ride_out()
+        return channel

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 from pressure.content import Buffer, Content
@@ -24,6 +27,9 @@ OUTPUT = 0x80
 and its length as `u32` before that."""
 LIMITED = 0x02
 """Flag of a task: after the header come its timeout and its grace (seconds, as doubles)."""
+
+NO_ARGUMENTS = pickle.dumps(((), {}), 5)
+"""The arguments of many tasks: they need neither be pickled each time nor unpickled."""
 
 _TASK = struct.Struct(">BH")
 _LIMITS = struct.Struct(">dd")
@@ -68,6 +74,11 @@ class Answer(NamedTuple):
         return dict(json.loads(bytes(self.payload)))
 
 
+# Quicker than the class itself, for what is made for each task.
+_task: Callable[[tuple[Any, ...]], Task] = partial(tuple.__new__, Task)
+_answer: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)
+
+
 def pack_task(
     function: bytes,
     arguments: bytes | Packed,
@@ -93,7 +104,8 @@ def unpack_task(body: Buffer) -> Task:
             start += _LIMITS.size
     except struct.error as exc:
         raise ValueError("it is no task record") from exc
-    return Task(flags, bytes(body[start : start + length]), body[start + length :], limits)
+    end = start + length
+    return _task((flags, bytes(body[start:end]), body[end:], limits))
 
 
 def pack_answer(
@@ -122,7 +134,7 @@ def unpack_answer(body: Buffer) -> Answer:
     start = _ANSWER.size + length
     worker = bytes(body[_ANSWER.size : start])
     if kind < OUTPUT:
-        return Answer(kind, deliveries, started, finished, worker, body[start:])
+        return _answer((kind, deliveries, started, finished, worker, body[start:], b""))
     try:
         (size,) = _LENGTH.unpack_from(body, start)
     except struct.error as exc:

@@ -20,7 +20,7 @@ from pressure.executor.ledger import Ledger
 from pressure.executor.statistics import Tally
 from pressure.producing import Producer, Withdrawer
 
-__all__ = ["Recovery"]
+__all__ = ["PRUNED", "Recovery"]
 
 log = logging.getLogger("pressure.executor")
 
@@ -129,13 +129,24 @@ class Recovery:
         if number == 0:
             self.recover(f"queue {self._channel.name!r} was made anew", losses)
         elif number is not None:
-            missing = [task_id for task_id, put in there.items() if put > number]
-            if missing:
-                log.warning("the server lost the end of what was sent, which is sent again")
-                self._stored.clear()
-                self.fail_lost(self._ledger.lose(missing, losses))
+            self._lost_after(number, losses, there)
         if self._heed_workers:
             self._look_for_workers(standing.consumers, len(there))
+
+    def lost_after(self, number: int) -> None:
+        """The server, which took over from another, knows of no later put than this one."""
+        losses, there = self._ledger.in_queue()
+        if number == 0:
+            self.recover("the server knows nothing of it", losses)
+        else:
+            self._lost_after(number, losses, there)
+
+    def _lost_after(self, number: int, losses: int, there: dict[bytes, int]) -> None:
+        missing = [task_id for task_id, put in there.items() if put > number]
+        if missing:
+            log.warning("the server lost the end of what was sent, which is sent again")
+            self._stored.clear()
+            self.fail_lost(self._ledger.lose(missing, losses))
 
     def _look_for_workers(self, workers: int, tasks: int) -> None:
         if workers:

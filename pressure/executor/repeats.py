@@ -14,6 +14,7 @@ from typing import Any
 
 from pressure.executor import pickling
 from pressure.executor.payloads import Packed
+from pressure.executor.records import NO_ARGUMENTS
 from pressure.executor.sharing import Entry, Private, Shared, Shelf
 
 __all__ = ["Arguments"]
@@ -43,6 +44,8 @@ class Arguments:
 
         Raises what pickling raises.
         """
+        if not args and not kwargs:
+            return NO_ARGUMENTS, ()
         if self._looking:
             with self._lock:
                 args = tuple([self._look_at(arg) for arg in args])

@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable, Iterable
 
 from pressure.channel import Channel
-from pressure.errors import OperationUnblocked, QueueDoesNotExistError, ServerOutOfMemoryError
+from pressure.errors import (
+    NotReplicatedError,
+    OperationUnblocked,
+    QueueDoesNotExistError,
+    ServerOutOfMemoryError,
+)
 from pressure.executor.answers import Needed
 from pressure.executor.early import EarlySender
 from pressure.executor.ledger import Batch, Ledger
-from pressure.executor.recovery import Recovery
-from pressure.producing import Forgotten, Producer
+from pressure.executor.recovery import PRUNED, Recovery
+from pressure.producing import Forgotten, Producer, TailLost
 
 __all__ = ["Sender"]
 
@@ -82,6 +87,8 @@ class Sender:
 
     def _send(self, producer: Producer, batch: Batch) -> None:
         accepted = 0
+        if time.monotonic() - self._recovery.sent_at > PRUNED:
+            producer.concede()
         try:
             self.provide(batch.needs)
             accepted = producer.send(batch.records)
@@ -91,6 +98,14 @@ class Sender:
         except (Forgotten, QueueDoesNotExistError) as exc:
             accepted = getattr(exc, "accepted", 0)
             self._recovery.recover(exc, batch.losses)
+        except TailLost as exc:
+            # Not even what this batch had been accepted of is there.
+            self._recovery.lost_after(exc.number)
+            producer.concede(exc.number)
+        except NotReplicatedError as exc:
+            # It is sent again if it turns out to be lost.
+            accepted = exc.accepted
+            self._channel.core.warn_once(str(exc))
         except ServerOutOfMemoryError as exc:
             accepted = exc.accepted
             self._channel.core.warn_once(f"tasks wait: {exc}")

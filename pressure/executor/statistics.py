@@ -13,6 +13,9 @@ from pressure.executor.records import Answer, Kind
 __all__ = ["ExecutorStats", "Tally", "gather"]
 
 
+_RESULT = int(Kind.RESULT)
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutorStats:
     """What `stats` returns.
@@ -52,7 +55,7 @@ class Tally:
     def answered(self, answer: Answer) -> None:
         """A task has ended with this."""
         self.workers.add(answer.worker)
-        if answer.kind == Kind.RESULT:
+        if answer.kind == _RESULT:
             self.done += 1
         else:
             self.failed += 1

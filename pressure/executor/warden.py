@@ -1,46 +1,41 @@
 """Ends tasks that must not run on: those whose time is over, and those that their client ended.
 
-The warden belongs to a supervisor. It listens for orders at a reply queue of its own, whose id
-workers send along with the notice that a task has started. An order is passed on to the worker by
-its notes; the worker then raises an exception inside the task. If that doesn't help, the warden
-kills the process, also when the task holds the interpreter lock, and gives the future its error.
+The warden belongs to a supervisor. It listens for orders (`pressure.executor.orders`), whose queue
+workers name in the notice that a task has started. An order is passed on to the worker by its
+notes; the worker then raises an exception inside the task. If that doesn't help, the warden kills
+the process, also when the task holds the interpreter lock, and its future gets an error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from pressure.channel import Channel, Delivery, Verdict
 from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
-from pressure.estate import conclude, give_back
+from pressure.estate import give_back
 from pressure.executor.notes import Notes, Snapshot
+from pressure.executor.orders import Order, OrderKind, pack_answer_to_order, read_order
 from pressure.executor.records import Kind, pack_answer
 
-__all__ = ["Warden", "pack_order"]
+__all__ = ["Warden"]
 
 log = logging.getLogger("pressure.worker")
 
-_ORDER = struct.Struct(">16sd")
 PAUSE = 0.2
 STUCK = 0.2
 """A worker whose task runs for so long (seconds) has given back what is behind it, unless the task
 holds the interpreter lock."""
 CLOSE_PATIENCE = 2.0
-
-
-def pack_order(client_id: bytes, grace: float) -> bytes:
-    """The body of a client's order to end the task that has the message's id."""
-    return _ORDER.pack(client_id, grace)
 
 
 @dataclass(slots=True)
@@ -52,64 +47,89 @@ class _Order:
 
 
 class Warden:
-    """`wake` is called when an order has come; `look` carries it out."""
+    """Listens beside the queue of each channel; all of them have the same client id.
 
-    def __init__(self, channel: Channel, wake: Callable[[], None]) -> None:
-        self._channel = channel
-        self._replies = channel.reply_channel()
+    `wake` is called when an order to end a task has come, which `look` then carries out; `obey`
+    with any other, and returns what is to be answered (None: nothing). `do` has something done in
+    another thread, in order.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        wake: Callable[[], None],
+        do: Callable[[Callable[[], None]], None],
+        obey: Callable[[Order], dict[str, Any] | None],
+    ) -> None:
+        self._channels = channels
+        self._replies = [channel.reply_channel() for channel in channels]
         self._wake = wake
+        self._do = do
+        self._obey = obey
         self._orders: dict[bytes, _Order] = {}
         self._lock = threading.Lock()
         self._killed: dict[int, tuple[bytes, str]] = {}
-        self._thread: threading.Thread | None = None
+        self._stood_in: set[int] = set()
+        self._threads: list[threading.Thread] = []
         self._closing = False
 
     @property
     def id(self) -> bytes:
         """Under which it receives orders."""
-        return self._replies.client_id
+        return self._replies[0].client_id
 
     def start(self) -> None:
         """Listen for orders. Once; not before the first workers were forked."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._listen, name="pressure warden", daemon=True)
+        for number in range(len(self._threads), len(self._channels)):
+            thread = threading.Thread(
+                target=self._listen, args=(number,), name="pressure warden", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError as exc:
                 log.warning("no order to end a task can be received for now: %s", exc)
                 return
-            self._thread = thread
+            self._threads.append(thread)
 
-    def _listen(self) -> None:
+    def _listen(self, number: int) -> None:
+        channel, replies = self._channels[number], self._replies[number]
         acks: list[Verdict] = []
         consumer = None
         while not self._closing:
             try:
                 if consumer is None:
-                    self._replies.ensure()
-                    consumer = self._replies.consumer()
+                    replies.ensure()
+                    consumer = replies.consumer()
                 deliveries = consumer.exchange(acks, 16)
                 acks = [Verdict(delivery, None) for delivery in deliveries]
                 for delivery in deliveries:
-                    self._take(delivery)
+                    self._take(delivery, channel)
             except (QueueDoesNotExistError, QueueClosedError):
                 acks = []
                 with contextlib.suppress(PressureError):
-                    self._replies.ensure()
+                    replies.ensure()
             except PressureError as exc:
-                log.warning("no order to end a task can be received: %s", exc)
+                log.debug("no order can be received: %s", exc)
                 time.sleep(PAUSE)
         if consumer is not None:
             consumer.close()
 
-    def _take(self, delivery: Delivery) -> None:
-        if delivery.error or len(delivery.body) != _ORDER.size:
-            log.error("an order is ignored: %s", delivery.error or "it is none")
+    def _take(self, delivery: Delivery, channel: Channel) -> None:
+        try:
+            if delivery.error:
+                raise ValueError(delivery.error)
+            order = read_order(delivery.body)
+        except ValueError as exc:
+            log.error("an order is ignored: %s", exc)
             return
-        client_id, grace = _ORDER.unpack(delivery.body)
-        with self._lock:
-            self._orders[delivery.id] = _Order(delivery.id, client_id, grace)
-        self._wake()
+        if order.kind == OrderKind.TERMINATE:
+            with self._lock:
+                self._orders[delivery.id] = _Order(delivery.id, order.client, order.grace or 0.0)
+            self._wake()
+            return
+        said = self._obey(order)
+        if said is not None:
+            channel.notify(order.client, delivery.id, pack_answer_to_order(said))
 
     def look(self, workers: Iterable[tuple[int, Notes]]) -> float:
         """Pass on orders, and kill whom time has run out for. Returns how long that may wait for
@@ -122,8 +142,9 @@ class Warden:
         for pid, notes, snapshot in running:
             if snapshot.task is None or pid in self._killed:
                 continue
-            if now - snapshot.started > STUCK:
-                self._stand_in(pid, notes, snapshot)
+            if now - snapshot.started > STUCK and self._is_stuck(pid, notes, snapshot.task):
+                self._stood_in.add(pid)
+                self._do(partial(self._stand_in, pid, notes, snapshot))
             if snapshot.kill_at:
                 due.append((snapshot.kill_at, pid, notes, snapshot, "timeout"))
             order = orders.pop(snapshot.task, None)
@@ -145,14 +166,21 @@ class Warden:
             due_again = now + 1e9
         return max(0.0, min([kill_at for kill_at, *_ in due if kill_at > now] + [due_again]) - now)
 
+    def _is_stuck(self, pid: int, notes: Notes, task: bytes) -> bool:
+        """Whether a worker has not done what it does while a task runs long."""
+        undone = notes.announced != task or (not notes.recalled and bool(notes.behind(task)))
+        return undone and pid not in self._stood_in
+
     def _stand_in(self, pid: int, notes: Notes, snapshot: Snapshot) -> None:
-        """Do what a worker does while a task runs long, if that task keeps it from doing so."""
+        """Do what the task keeps its worker from doing."""
         try:
+            if notes.read().task != snapshot.task:
+                return
             if notes.announced != snapshot.task:
                 self._announce(pid, notes, snapshot)
             self._recall(notes, snapshot)
-        except PressureError as exc:
-            log.warning("while a task ran in worker %d: %s", pid, exc)
+        finally:
+            self._stood_in.discard(pid)
 
     def _announce(self, pid: int, notes: Notes, snapshot: Snapshot) -> None:
         assert snapshot.task is not None
@@ -165,7 +193,7 @@ class Warden:
             started=time.time() - (time.monotonic() - snapshot.started),
             finished=0.0,
         )
-        self._channel.notify(snapshot.client, snapshot.task, body)
+        self._channels[snapshot.queue].notify(snapshot.client, snapshot.task, body)
 
     def _recall(self, notes: Notes, snapshot: Snapshot) -> None:
         """Give back what waits behind the task."""
@@ -179,7 +207,7 @@ class Warden:
             notes.recalled = False
             return
         try:
-            give_back(self._channel, snapshot.consumer, behind)
+            give_back(self._channels[snapshot.queue], snapshot.consumer, behind)
         except PressureError:
             notes.recalled = False
             raise
@@ -194,42 +222,31 @@ class Warden:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    def settle(self, pid: int, snapshot: Snapshot) -> bool:
-        """The worker `pid` is dead. If it was killed for the task that it ran, then that task's
-        future gets the error, and True is returned: it must not be blamed on the worker."""
+    def ended(self, pid: int, snapshot: Snapshot) -> str:
+        """The worker `pid` is dead. For which reason the task that it ran was to end, if the
+        process was killed for that; else an empty text."""
         task, why = self._killed.pop(pid, (None, ""))
-        if task is None or snapshot.task != task:
-            return False
-        said = {"why": why, "host": socket.gethostname(), "pid": pid}
-        body = pack_answer(
-            Kind.ENDED,
-            json.dumps(said).encode(),
-            worker=f"{socket.gethostname()}:{pid}".encode()[:255],
-            deliveries=0,
-            started=time.time() - (time.monotonic() - snapshot.started),
-            finished=time.time(),
-        )
-        consumer, client = snapshot.consumer, snapshot.client
-        try:
-            return conclude(self._channel, consumer, client, task, bytes(body))
-        except PressureError as exc:
-            log.warning("task %s's end could not be told: %s", task.hex(), exc)
-            return False
+        return why if task is not None and snapshot.task == task else ""
 
     def close(self) -> None:
         """Stop listening, and leave nothing at the server."""
         self._closing = True
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
         until = time.monotonic() + CLOSE_PATIENCE
-        try:
-            while thread.is_alive() and time.monotonic() < until:
-                self._replies.unblock()
-                thread.join(0.05)
-            # Sign off first: the deletion would try to wake this consumer for a while.
-            self._replies.disconnect()
-            self._replies.delete()
-        except PressureError as exc:
-            log.debug("the orders' queue stays until its time is over: %s", exc)
-        self._replies.disconnect()
+        threads, self._threads = self._threads, []
+        for thread, replies in zip(threads, self._replies, strict=False):
+            try:
+                while thread.is_alive() and time.monotonic() < until:
+                    replies.unblock()
+                    thread.join(0.05)
+                # Sign off first: the deletion would try to wake this consumer for a while.
+                replies.disconnect()
+                replies.delete()
+            except PressureError as exc:
+                log.debug("the orders' queue stays until its time is over: %s", exc)
+            replies.disconnect()
+
+    def abandon(self) -> None:
+        """Stop listening, and leave what is at the server to the end of the leases."""
+        self._closing = True
+        for replies in self._replies:
+            replies.handle.abandon()

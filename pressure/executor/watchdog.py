@@ -10,20 +10,22 @@ from collections import deque
 from multiprocessing import parent_process
 from multiprocessing.connection import wait as wait_for_any
 
-from pressure.channel import Channel, Consumer, Delivery, Verdict
-from pressure.errors import PressureError
+from pressure.channel import Delivery, Verdict
+from pressure.errors import PressureError, ServerUnavailableError
+from pressure.executor.claims import QUIET, Claimant, settle
 from pressure.executor.interrupts import Guard
 from pressure.executor.notes import Notes
 from pressure.executor.records import Kind, pack_answer
 
-__all__ = ["QUIET", "Desk", "Watchdog", "settle"]
+__all__ = ["Desk", "Watchdog"]
 
 log = logging.getLogger("pressure.worker")
 
 OVERDUE = 0.020
 """After this long on one task, the tasks behind it are given back."""
+BATCH_OVERDUE = 0.050
+"""After this long on what was claimed at once, what is left of it is."""
 TICK = 0.010
-QUIET = 1.0
 HASTEN = 0.05
 SIGN_OFF = 4.0
 """How long (seconds) an idle worker that is to stop tries to sign off at a server that is away."""
@@ -39,6 +41,8 @@ class Desk:
         self.verdicts: list[Verdict] = []
         self.current: Delivery | None = None
         self.started = 0.0
+        self.begun = 0.0
+        """When what was claimed at once was begun (monotonic), as `started` for one task."""
         self.announced = False
         self.stopping = False
         """No task is begun any more."""
@@ -60,46 +64,47 @@ class Desk:
         return ids
 
 
-def settle(consumer: Consumer, verdicts: list[Verdict], until: float | None = None) -> None:
-    """Record verdicts without claiming anything."""
-    found = consumer.exchange(verdicts, 0, until)
-    if found:
-        # What a reply had brought that was lost.
-        consumer.give_back([delivery.id for delivery in found])
-
-
 class Watchdog:
     """The second thread of a worker process.
 
-    It returns the tasks behind one that runs long to the queue, sends the answers that are
-    finished, tells the client that the task runs, has tasks ended whose time is over, and ends the
-    process when its supervisor is gone.
+    It returns the tasks behind one that runs long to the queue, and what is left of a claim that
+    takes long; it sends the answers that are finished, tells the client that the task runs, has
+    tasks ended whose time is over, and ends the process when its supervisor is gone.
     """
 
     def __init__(
-        self, desk: Desk, channel: Channel, notes: Notes, guard: Guard, name: bytes
+        self,
+        desk: Desk,
+        consumer: Claimant,
+        notes: Notes,
+        guard: Guard,
+        name: bytes,
+        *,
+        daemon: bool,
     ) -> None:
         self._desk = desk
-        self._channel = channel
+        self._daemon = daemon
+        self._consumer = consumer
         self._notes = notes
         self._guard = guard
         self._name = name
         self._bell_read, self._bell_write = os.pipe()
 
-    def start(self, consumer: Consumer) -> None:
-        threading.Thread(target=self._watch, args=(consumer,), daemon=True).start()
+    def start(self) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def ring(self) -> None:
         """Wake it. May be called by a signal handler."""
         os.write(self._bell_write, b"\0")
 
-    def _watch(self, consumer: Consumer) -> None:
-        desk = self._desk
+    def _watch(self) -> None:
+        desk, consumer = self._desk, self._consumer
         parent = parent_process()
         sentinels = [parent.sentinel] if parent is not None else []
         idle_since = hastened = time.monotonic()
         while True:
             now = time.monotonic()
+            self._notes.looped(consumer.looked)
             if desk.current is not None:
                 idle_since = now
                 self._guard.check()
@@ -108,16 +113,19 @@ class Watchdog:
                 # Looked at after that was set, or the beginning of a task might be missed.
                 while desk.asleep and desk.current is None and not desk.stopping:
                     self._doze(sentinels, QUIET)
+                    self._notes.looped(consumer.looked)
                 desk.asleep = False
                 idle_since = time.monotonic()
             self._doze(sentinels, TICK)
             try:
-                self._relieve(consumer)
+                self._relieve()
                 if desk.stopping and now - hastened > HASTEN:
                     hastened = now
                     self._hasten(idle_since)
             except PressureError as exc:
-                log.warning("while a task ran: %s", exc)
+                # That the server is away is for a daemon's supervisor to say, once.
+                quiet = self._daemon and isinstance(exc, ServerUnavailableError)
+                log.log(logging.DEBUG if quiet else logging.WARNING, "while a task ran: %s", exc)
 
     def _doze(self, sentinels: list[int], seconds: float) -> None:
         ready = wait_for_any([self._bell_read, *sentinels], seconds)
@@ -134,10 +142,11 @@ class Watchdog:
         if time.monotonic() - idle_since > SIGN_OFF:
             log.warning("could not sign off: what this worker held comes back when its lease ends")
             os._exit(1)
-        self._channel.unblock()
+        self._consumer.unblock()
 
-    def _relieve(self, consumer: Consumer) -> None:
+    def _relieve(self) -> None:
         """Do what must not wait for a task that runs long."""
+        consumer = self._consumer
         if not consumer.lock.acquire(blocking=False):
             # The main thread is between tasks, and does all of this itself.
             return
@@ -145,13 +154,18 @@ class Watchdog:
         try:
             with desk.lock:
                 current = desk.current
-                if current is None or time.monotonic() - desk.started < OVERDUE:
+                if current is None:
+                    return
+                now = time.monotonic()
+                overdue = now - desk.started >= OVERDUE
+                if not overdue and (not desk.pending or now - desk.begun < BATCH_OVERDUE):
                     return
                 behind = list(desk.pending)
                 desk.pending.clear()
                 self._notes.claimed([])
                 verdicts, desk.verdicts = desk.verdicts, []
-                announce, desk.announced = not desk.announced, True
+                announce = overdue and not desk.announced
+                desk.announced = desk.announced or overdue
             try:
                 if behind:
                     consumer.give_back([delivery.id for delivery in behind])
@@ -178,4 +192,4 @@ class Watchdog:
             started=time.time(),
             finished=0.0,
         )
-        self._channel.notify(current.client_id, current.id, notice)
+        self._consumer.channel.notify(current.client_id, current.id, notice)

@@ -22,39 +22,39 @@ from collections.abc import Callable
 from multiprocessing import parent_process
 from typing import Any
 
-from pressure.channel import Consumer, Delivery, Verdict
+from pressure.channel import Delivery, Verdict
 from pressure.content import Content
-from pressure.core import reason
 from pressure.errors import (
     PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
     QueueError,
     ServerOutOfMemoryError,
+    ServerUnavailableError,
 )
 from pressure.executor import context
 from pressure.executor.by_value import explain
 from pressure.executor.capture import Captured
+from pressure.executor.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
 from pressure.executor.coroutines import CoroutineType, completed
-from pressure.executor.heirs import Heirs
+from pressure.executor.heirs import prepare_signals
 from pressure.executor.interrupts import Guard, Unguarded
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.outcomes import broken, pack_exception, pack_result, say
-from pressure.executor.payloads import Packed, loads
+from pressure.executor.payloads import loads
 from pressure.executor.post import BROKEN_EXIT, DEFAULT_BOUND, Post
-from pressure.executor.records import CAPTURE, Kind, pack_answer, unpack_task
-from pressure.executor.watchdog import QUIET, Desk, Watchdog, settle
+from pressure.executor.records import CAPTURE, NO_ARGUMENTS, Kind, unpack_task
+from pressure.executor.verdicts import lost, refused, verdict
+from pressure.executor.watchdog import Desk, Watchdog
 
 __all__ = ["Worker", "work"]
 
 log = logging.getLogger("pressure.worker")
 
-BATCH_SECONDS = 0.010
-"""How much work a worker claims at once."""
-MOST = MOST_CLAIMED
 FAREWELL = 3.0
+PAUSE = 0.02
 
 
 def work(post: Post) -> None:
@@ -63,16 +63,11 @@ def work(post: Post) -> None:
         os.dup2(post.stderr.fileno(), 2)
         post.stderr.close()
     parent = parent_process()
+    daemon = bool(post.name)
     if parent is not None:
-        end_with(parent.sentinel)
+        end_with(parent.sentinel, group=daemon)
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-    heirs = Heirs()
-    os.register_at_fork(
-        before=heirs.before, after_in_parent=heirs.in_parent, after_in_child=heirs.in_child
-    )
+    prepare_signals(daemon=daemon)
     notes = Notes(post.notes)
     os.unlink(post.notes)
     asked_to_stop: list[int] = []
@@ -87,14 +82,18 @@ def work(post: Post) -> None:
             )
             sys.exit(BROKEN_EXIT)
     worker = Worker(post, notes)
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    for number in (signal.SIGTERM, signal.SIGHUP) if daemon else (signal.SIGTERM,):
+        signal.signal(number, lambda *_: worker.stop())
     if asked_to_stop:
         worker.stop()
     try:
         worker.run()
     except PressureError as exc:
-        # In one line: that the server is away is no surprise that needs a traceback.
-        log.warning("worker %d ends: %s", os.getpid(), exc)
+        # In one line: that the server is away is no surprise that needs a traceback. A daemon's
+        # supervisor says so itself.
+        quiet = daemon and isinstance(exc, ServerUnavailableError)
+        level = logging.DEBUG if quiet else logging.WARNING
+        log.log(level, "worker %d ends: %s", os.getpid(), exc)
         sys.exit(1)
 
 
@@ -102,17 +101,29 @@ class Worker:
     """The loop of one worker process."""
 
     def __init__(self, post: Post, notes: Notes) -> None:
-        self._channel = post.channel()
+        self._channels = [post.channel(queue) for queue in post.queues]
+        self._claimant: OneQueue | Claims
+        if len(self._channels) == 1:
+            self._claimant = OneQueue(self._channels[0])
+        else:
+            self._claimant = Claims(self._channels, notes, burst=post.burst)
         self._post = post
         self._notes = notes
+        self._measures = notes.measures if notes.measures.wanted else None
         self._guard = Guard(notes)
         self._max_tasks = post.max_tasks
         self._name = f"{socket.gethostname()}:{os.getpid()}".encode()[:255]
-        self._library = Library(self._channel)
-        self._clients: dict[bytes, float] = {}
+        self._library = Library(self._channels, lambda: self._claimant.channel)
         self._done = 0
         self._desk = Desk()
-        self._watchdog = Watchdog(self._desk, self._channel, notes, self._guard, self._name)
+        self._watchdog = Watchdog(
+            self._desk,
+            self._claimant,
+            notes,
+            self._guard,
+            self._name,
+            daemon=bool(post.name),
+        )
         self._ready = False
 
     def stop(self) -> None:
@@ -124,12 +135,34 @@ class Worker:
         self._watchdog.ring()
 
     def run(self) -> None:
-        consumer = self._open()
+        claimant = self._claimant
+        if isinstance(claimant, Claims):
+            claimant.open()
+        else:
+            claimant.channel.ensure(DEFAULT_BOUND)
+            claimant.exchange((), 0)
+            self._notes.consumer(claimant.id)
         self._guard.install()
-        context.enter(context.Here(self._post, self._notes, self._guard, self.run_here))
-        self._watchdog.start(consumer)
+        context.enter(
+            context.Here(
+                self._post,
+                self._notes,
+                self._guard,
+                self.run_here,
+                queue=lambda: claimant.channel.name,
+            )
+        )
+        self._watchdog.start()
         self._ready = True
+        if isinstance(claimant, Claims):
+            self._serve_all(claimant)
+        else:
+            self._serve(claimant)
+        self._finish(claimant)
+
+    def _serve(self, consumer: OneQueue) -> None:
         desk = self._desk
+        until = 0.0 if self._post.burst else None
         count = 1
         while not desk.stopping:
             if self._max_tasks is not None:
@@ -138,81 +171,106 @@ class Worker:
                     break
             life = consumer.life
             try:
-                deliveries = consumer.exchange(desk.take_verdicts(), count)
+                deliveries = consumer.exchange(desk.take_verdicts(), count, until)
             except QueueDoesNotExistError:
                 # Deleted, or lost with the server's data.
-                self._channel.ensure(DEFAULT_BOUND)
+                consumer.channel.ensure(DEFAULT_BOUND)
                 continue
             except QueueClosedError:
+                if self._retires():
+                    break
                 time.sleep(QUIET)
                 continue
-            self._note_consumer(consumer)
+            self._notes.consumer(consumer.id)
             if not deliveries:
+                if self._retires():
+                    break
                 continue
             if life != consumer.life:
                 desk.verdicts.clear()
-            begun = time.monotonic()
-            done = self._done
-            with desk.lock:
-                desk.pending.extend(deliveries)
-                self._notes.claimed([delivery.id for delivery in deliveries])
-            if desk.asleep:
-                desk.asleep = False
-                self._watchdog.ring()
-            self._run_pending(consumer)
-            count = self._next_count(count, self._done - done, time.monotonic() - begun)
-        self._finish(consumer)
+            count = next_count(count, *self._take_up(consumer, deliveries))
 
-    def _open(self) -> Consumer:
-        self._channel.ensure(DEFAULT_BOUND)
-        consumer = self._channel.consumer()
-        consumer.exchange((), 0)
-        self._note_consumer(consumer)
-        return consumer
-
-    def _note_consumer(self, consumer: Consumer) -> None:
-        self._notes.consumer(consumer.id)
-
-    @staticmethod
-    def _next_count(count: int, ran: int, seconds: float) -> int:
-        """Twice as many if that was quick; as many as fit into the time if it was not."""
-        if seconds < BATCH_SECONDS / 2 and ran >= count:
-            return min(count * 2, MOST)
-        if seconds > BATCH_SECONDS:
-            return max(1, min(count, int(ran * BATCH_SECONDS / seconds)))
-        return count
-
-    def _run_pending(self, consumer: Consumer) -> None:
+    def _serve_all(self, claims: Claims) -> None:
         desk = self._desk
+        most = MOST_CLAIMED
+        while not desk.stopping:
+            if self._max_tasks is not None:
+                most = self._max_tasks - self._done
+                if most <= 0:
+                    break
+            deliveries = claims.next(desk.take_verdicts, desk.take_pending, most)
+            if deliveries:
+                claims.ran(*self._take_up(claims, deliveries))
+            elif self._retires():
+                break
+
+    def _retires(self) -> bool:
+        """Nothing was claimed: whether that is the end."""
+        if not self._post.burst or self._desk.stopping:
+            return False
+        if context.outstanding():
+            # They may not have got into the queue yet.
+            time.sleep(PAUSE)
+            return False
+        self._notes.retired()
+        return True
+
+    def _take_up(self, claimant: Claimant, deliveries: list[Delivery]) -> tuple[int, float]:
+        """Run what was claimed. Returns how many were run, and how long that took (seconds)."""
+        desk = self._desk
+        begun, done = time.monotonic(), self._done
+        if self._measures is not None:
+            self._measures.leases_lost(sum(one.core.forfeited for one in self._channels))
+        with desk.lock:
+            desk.begun = begun
+            desk.pending.extend(deliveries)
+            self._notes.claimed([delivery.id for delivery in deliveries])
+        if desk.asleep:
+            desk.asleep = False
+            self._watchdog.ring()
+        self._run_pending(claimant)
+        return self._done - done, time.monotonic() - begun
+
+    def _run_pending(self, consumer: Claimant) -> None:
+        desk, notes = self._desk, self._notes
+        outcome: Verdict | None = None
         while True:
             with desk.lock:
+                if outcome is not None:
+                    desk.verdicts.append(outcome)
                 if not desk.pending or desk.stopping:
-                    return
-                delivery = desk.pending.popleft()
-                desk.current, desk.started, desk.announced = delivery, time.monotonic(), False
-            if delivery.max_deliveries == 1 and not self._isolate(consumer, delivery):
-                desk.current = None
-                continue
-            self._notes.running(delivery.id, delivery.client_id, desk.started, self._done)
-            if self._notes.recalled:
+                    desk.current = None
+                    break
+                delivery = desk.current = desk.pending.popleft()
+                desk.started, desk.announced = time.monotonic(), False
+            outcome = None
+            once = delivery.max_deliveries == 1
+            if once:
+                notes.idle(self._done)
+                if not self._isolate(consumer, delivery):
+                    continue
+            # In place of the task before: who dies in between is charged for that one, which has no
+            # outcome yet.
+            notes.running(delivery.id, delivery.client_id, desk.started, self._done)
+            if notes.recalled:
                 self._return(consumer, delivery)
                 return
-            verdict = self._handle(delivery)
+            outcome = self._handle(delivery)
             self._done += 1
-            if delivery.max_deliveries != 1:
-                self._notes.idle(self._done)
-            with desk.lock:
-                desk.current = None
-                if verdict is not None:
-                    desk.verdicts.append(verdict)
-            if delivery.max_deliveries == 1:
+            if self._measures is not None:
+                self._measures.ran(time.monotonic() - desk.started, delivery.deliveries)
+            if once:
+                with desk.lock:
+                    desk.current = None
+                    if outcome is not None:
+                        desk.verdicts.append(outcome)
+                outcome = None
                 # It is noted as running until that is recorded: who dies before is charged.
                 settle(consumer, desk.take_verdicts())
-                self._notes.idle(self._done)
-            # A worker that now waits for its next task keeps nothing of the last one alive.
-            del delivery, verdict
+                notes.idle(self._done)
+        notes.idle(self._done)
 
-    def _return(self, consumer: Consumer, delivery: Delivery) -> None:
+    def _return(self, consumer: Claimant, delivery: Delivery) -> None:
         """The supervisor has recalled what was not begun, since this process did not do so itself:
         the last task held the interpreter lock."""
         with self._desk.lock:
@@ -223,7 +281,7 @@ class Worker:
             self._notes.claimed([])
         consumer.give_back(tasks)
 
-    def _isolate(self, consumer: Consumer, delivery: Delivery) -> bool:
+    def _isolate(self, consumer: Claimant, delivery: Delivery) -> bool:
         """Hold nothing but the current task: should this machine die, then that one is charged, and
         so does not run again. False if it is no longer held here, and so is another's."""
         behind = self._desk.take_pending()
@@ -234,10 +292,10 @@ class Worker:
 
     def _handle(self, delivery: Delivery) -> Verdict | None:
         if delivery.error:
-            return self._refuse(delivery, delivery.error)
+            return self._failed(refused(delivery, delivery.error, self._name))
         if 0 < delivery.max_deliveries <= delivery.deliveries:
-            return self._lost(delivery)
-        if not self._client_lives(delivery.client_id):
+            return self._failed(lost(delivery, self._name))
+        if not self._library.client_lives(delivery.client_id, self._desk.started):
             return Verdict(delivery, None)
         return self._run(delivery, self._guard)
 
@@ -253,7 +311,7 @@ class Worker:
             function, args, kwargs = self._read(delivery, guard)
         except BaseException as exc:
             guard.leave(depth)
-            return self._refuse(delivery, explain(exc))
+            return self._failed(refused(delivery, explain(exc), self._name))
         try:
             guard.stack.append(delivery)
             result = function(*args, **kwargs)
@@ -266,23 +324,25 @@ class Worker:
         else:
             kind, payload = pack_result(result)
             del result
+        if sealed and kind != Kind.RESULT:
+            self._notes.failed()
         output = function.output if type(function) is Captured else b""
-        verdict = self._answer(delivery, kind, payload, started, output)
-        if sealed and type(verdict.answer) is Content:
+        outcome = verdict(delivery, kind, payload, self._name, started, output)
+        if sealed and type(outcome.answer) is Content:
             # At once: what is large in it is still the task's, and what runs next might change it.
-            verdict = self._seal(verdict, started)
+            outcome = self._seal(outcome, started)
         del function, args, kwargs
-        return verdict
+        return outcome
 
-    def _seal(self, verdict: Verdict, started: float) -> Verdict:
-        delivery, answer, _ = verdict
+    def _seal(self, outcome: Verdict, started: float) -> Verdict:
+        delivery, answer, _ = outcome
         assert isinstance(answer, Content)
         try:
-            sealed = self._channel.seal(delivery.client_id, delivery.id, answer)
-            return verdict._replace(answer=sealed)
+            sealed = self._claimant.channel.seal(delivery.client_id, delivery.id, answer)
+            return outcome._replace(answer=sealed)
         except (QueueError, ServerOutOfMemoryError) as exc:
             kind, payload = broken(f"the result, {len(answer):,} bytes, cannot travel: {say(exc)}")
-            return self._answer(delivery, kind, payload, started)
+            return verdict(delivery, kind, payload, self._name, started)
 
     def _read(
         self, delivery: Delivery, guard: Guard | Unguarded
@@ -293,55 +353,16 @@ class Worker:
         function = self._library.function(delivery.client_id, task)
         if task.flags & CAPTURE:
             function = Captured(function)
+        if task.arguments == NO_ARGUMENTS:
+            return function, (), {}
         args, kwargs = loads(task.arguments)
         return function, args, kwargs
 
-    def _client_lives(self, client_id: bytes) -> bool:
-        """Whether anybody waits for the answer. Looked up at most every few seconds."""
-        now = time.monotonic()
-        if now - self._clients.get(client_id, -1e9) < 5.0:
-            return True
-        if not self._channel.reply_exists(client_id):
-            self._clients.pop(client_id, None)
-            return False
-        if len(self._clients) > 1000:
-            self._clients.clear()
-        self._clients[client_id] = now
-        return True
+    def _failed(self, outcome: Verdict) -> Verdict:
+        self._notes.failed()
+        return outcome
 
-    def _answer(
-        self,
-        delivery: Delivery,
-        kind: Kind,
-        payload: bytes | Packed,
-        started: float = 0.0,
-        output: bytes = b"",
-    ) -> Verdict:
-        body = pack_answer(
-            kind,
-            payload,
-            worker=self._name,
-            deliveries=delivery.deliveries,
-            started=started,
-            finished=time.time(),
-            output=output,
-        )
-        return Verdict(delivery, body)
-
-    def _refuse(self, delivery: Delivery, why: str) -> Verdict:
-        """Answer for a task that cannot be read; it goes to the dead letters."""
-        verdict = self._answer(delivery, Kind.UNREADABLE, why.encode())
-        if not delivery.client_id:
-            verdict = verdict._replace(answer=None)
-        return verdict._replace(dead_letter=reason("unreadable", why))
-
-    def _lost(self, delivery: Delivery) -> Verdict:
-        """Answer for a task whose workers died as often as it may be delivered."""
-        verdict = self._answer(delivery, Kind.LOST, b"")
-        why = f"{delivery.deliveries} workers died while they ran it"
-        return verdict._replace(dead_letter=reason("worker_lost", why))
-
-    def _finish(self, consumer: Consumer) -> None:
+    def _finish(self, consumer: Claimant) -> None:
         rest = self._desk.take_pending()
         try:
             settle(consumer, self._desk.take_verdicts(), time.monotonic() + FAREWELL)
@@ -349,7 +370,8 @@ class Worker:
             if rest:
                 consumer.give_back(rest)
             consumer.close()
-            self._channel.disconnect()
+            for channel in self._channels:
+                channel.disconnect()
         except PressureError as exc:
             log.warning("could not sign off: %s", exc)
             # The supervisor takes care of what is still held.

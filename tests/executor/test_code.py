@@ -18,6 +18,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from pressure import python_versions
 from pressure.executor import (
     RedisExecutor,
     ResultPayloadError,
@@ -293,7 +294,7 @@ def test_code_of_another_python_is_refused(
     ex: RedisExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    monkeypatch.setattr(payloads, "_HERE", bytes((3, 99)))
+    monkeypatch.setattr(python_versions, "_HERE", bytes((3, 99)))
     for future in (ex.submit(lambda: 1), ex.submit(map, lambda: 2, [])):
         with pytest.raises(TaskPayloadError) as caught:
             future.result(PATIENCE)
@@ -313,7 +314,7 @@ def test_a_result_of_another_python_is_refused(
     assert isinstance(packed, bytes)
     future = ex.submit(make_function)
     assert future.exception(PATIENCE) is None
-    monkeypatch.setattr(payloads, "_HERE", bytes((3, 99)))
+    monkeypatch.setattr(python_versions, "_HERE", bytes((3, 99)))
     with pytest.raises(payloads.PythonVersionError, match=r"3\.99"):
         payloads.loads(packed)
 

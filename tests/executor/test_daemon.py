@@ -7,13 +7,10 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -21,84 +18,12 @@ import redis
 from pressure import Settings
 from pressure.executor import Options, RedisExecutor, WorkerLostError
 from tests.contract import executing as do
-from tests.executor.crews import ROOT
+from tests.executor.programs import Program
 from tests.support.fixtures import keys_left
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
 WAIT = 40.0
-PROGRAM = [sys.executable, "-c", "from pressure.executor.cli import main; main()"]
-
-
-class Program:
-    """A running `pressure-worker`, and what it said."""
-
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            [*PROGRAM, *arguments],
-            env={**os.environ, "PYTHONPATH": path, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.output = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-
-    def says(self, text: str) -> bool:
-        return eventually(lambda: text in self.output, WAIT)
-
-    def wait(self) -> int:
-        code = self.process.wait(WAIT)
-        self._reader.join(WAIT)
-        return code
-
-    def children(self) -> list[int]:
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in found.split()]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(WAIT)
-        self._reader.join(WAIT)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Program]]:
-    programs: list[Program] = []
-
-    def start_one(*arguments: str, **options: Any) -> Program:
-        programs.append(Program(*arguments, **options))
-        return programs[-1]
-
-    yield start_one
-    for program in programs:
-        program.close()
-
-
-@pytest.fixture
-def serve(start: Callable[..., Program], url: str, queue_name: str) -> Callable[..., Program]:
-    def serve_queue(*arguments: str) -> Program:
-        program = start(url, "--queue", queue_name, *arguments)
-        assert program.says("processes serve queue"), program.output
-        return program
-
-    return serve_queue
-
-
-@pytest.fixture
-def executor(url: str, queue_name: str) -> Iterator[RedisExecutor]:
-    executor = RedisExecutor(url=url, queue=queue_name)
-    yield executor
-    executor.shutdown(wait=False, cancel_futures=True)
 
 
 def test_sigterm_finishes_what_runs_and_gives_back_the_rest(
@@ -249,6 +174,10 @@ def test_without_a_server_it_says_so(start: Callable[..., Program], tmp_path: Pa
         (["redis://127.0.0.1:1/0", "--grace", "-1"], "--grace"),
         (["redis://127.0.0.1:1/0", "--lease", "0"], "--lease"),
         (["redis://127.0.0.1:1/0", "--key-file", "/nowhere/at/all"], "--key-file"),
+        (["redis://127.0.0.1:1/0", "--max-memory-per-child", "much"], "'much' is no size"),
+        (["redis://127.0.0.1:1/0", *(f"--queue=q{n}" for n in range(65))], "at most 64 queues"),
+        (["redis://127.0.0.1:1/0", "--log-format", "xml"], "--log-format"),
+        (["redis://127.0.0.1:1/0", "--max-idle-time", "0"], "--max-idle-time"),
         (["redis://127.0.0.1:1/0", "--nonsense"], "--nonsense"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from pressure import blobs
+from pressure import blobs, parcels
 from pressure.address import Address
 from pressure.channel import Channel, Record
 from pressure.content import ALIGNMENT, Content, copy_of, room
@@ -270,9 +270,8 @@ def test_two_answers_to_one_task_never_mix(server: ServerProcess, queue_name: st
     first = channel.seal(channel.client_id, id, b"1" * MIB)
     second = channel.seal(channel.client_id, id, b"2" * MIB)
     assert first is not None and second is not None
-    # Where answers go does not matter here.
-    reply.handle.ask(reply.core.protocol.store(id, first.item))
-    assert channel.fetch(channel.client_id, id) == b"1" * MIB
+    opened = parcels.open_item(reply.core, first.item)
+    assert reply.handle.call(opened).body == b"1" * MIB
     for one in (channel, reply):
         one.delete()
         one.disconnect()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
+from collections import Counter
 from concurrent.futures import wait
 
 import pytest
 
+from pressure import PressureQueue, Settings
 from pressure.executor import RedisExecutor, TaskTerminatedError
 from pressure.executor.notes import MOST_CLAIMED
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
@@ -114,3 +117,26 @@ def test_two_large_clients_make_progress_together(url: str, queue_name: str) -> 
         for thread in threads:
             thread.join(PATIENCE)
         assert set(finished) == {"one", "other"}
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_tasks_that_take_some_time_after_quick_ones(url: str, queue_name: str) -> None:
+    """A worker that has learned to claim many at once shares them all the same, though none of them
+    runs for long."""
+    queue: PressureQueue[bytes] = PressureQueue(
+        queue_name, url=url, settings=Settings(hash_tag=queue_name)
+    )
+    with executor("daemon", url, queue_name, 2) as ex:
+        wait([ex.submit(nothing) for _ in range(3000)], PATIENCE)
+        queue.pause()
+        futures = [ex.submit(pid_after, 0.015) for _ in range(MOST_CLAIMED)]
+        assert eventually(lambda: queue.qsize() == MOST_CLAIMED, PATIENCE)
+        queue.resume()
+        pids = Counter(future.result(PATIENCE) for future in futures)
+    queue.disconnect()
+    assert len(pids) == 2
+    assert min(pids.values()) >= 20

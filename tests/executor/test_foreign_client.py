@@ -90,8 +90,10 @@ class ForeignQueue:
         context = b""
         for part in (self.name.encode(), self.generation.encode(), self.direction.encode()):
             context += struct.pack(">I", len(part)) + part
-        data = struct.pack(">I", len(context)) + context + signed
-        return hashlib.blake2b(data, key=KEY.encode(), digest_size=16).digest()
+        derived = hashlib.blake2b(
+            context, key=KEY.encode(), digest_size=32, person=b"pressure derived"
+        )
+        return hashlib.blake2b(signed, key=derived.digest(), digest_size=16).digest()
 
     def open(self, item: bytes) -> Envelope:
         assert item[0] >> 4 == 1 and item[1] == 0x01
@@ -102,7 +104,7 @@ class ForeignQueue:
     def put(self, *items: bytes) -> None:
         self.number += 1
         reply = self.call(
-            "put", self.generation, self.producer, self.number, "a:1:2", "", "", 0, -1, *items
+            "put", self.generation, self.producer, self.number, "a:1:2", "", "", 0, -1, -1, *items
         )
         assert reply[:2] == [OK, len(items)]
 
@@ -120,6 +122,7 @@ class ForeignClient:
         digits = self.id.hex()
         self.tasks = ForeignQueue(server, queue, queue, "item", "")
         self.replies = ForeignQueue(server, queue, f"{queue}:reply:{digits}", "result", digits)
+        self.kept = ForeignQueue(server, queue, self.replies.name, "stored", digits)
         fixed = len(SUFFIXES) - 1
         assert self.replies.call("create", 0, digits, fixed, 60_000) == [OK]
         reply = self.tasks.call("create", 10_000, os.urandom(16).hex(), fixed, 0)
@@ -148,7 +151,7 @@ class ForeignClient:
         self.replies.server.hset(
             self.replies.key("store"),
             digest,
-            self.replies.pack(digest, self.id, 0, payload),
+            self.kept.pack(digest, self.id, 0, payload),
         )
         self.replies.server.pexpire(self.replies.key("store"), 60_000)
         return digest
@@ -257,7 +260,7 @@ def test_an_unsigned_task_is_refused(foreign: ForeignClient) -> None:
     assert (answer.task, answer.kind) == (task, UNREADABLE)
     letter: Any = foreign.tasks.server.lindex(foreign.tasks.key("dead_letters"), 0)
     (length,) = struct.unpack_from(">I", letter, 8)
-    assert b'"reason": "unreadable"' in letter[12 : 12 + length]
+    assert b'"reason": "signature"' in letter[12 : 12 + length]
     assert letter[12 + length + 14 :][:16] == task
 
 

@@ -1,0 +1,229 @@
+"""One who claims what lies in a queue, and records what became of it.
+
+Outcomes travel to reply queues, each named after a client, in the same slot as the queue itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from pressure import flows
+from pressure.blobs import INLINE_BYTES
+from pressure.codec import Codec
+from pressure.content import Content
+from pressure.core import Core
+from pressure.errors import QueueDoesNotExistError
+from pressure.exchanging import await_one, exchange, wait_for_one
+from pressure.handle import Handle
+from pressure.keys import Keys
+from pressure.link import Link
+from pressure.parcels import Delivery, Record, open_item, pack, quickly_opened
+from pressure.protocol import Command, Outcome
+from pressure.replies import reply_core
+from pressure.requests import Flow
+
+__all__ = ["Consumer", "Sealed", "Verdict"]
+
+
+class Sealed(NamedTuple):
+    """An answer that lies beside its reply queue already, and the item that is to be put there."""
+
+    item: bytes
+
+
+class Verdict(NamedTuple):
+    """What became of a delivery: an answer for its client (None: none), and the reason (JSON) why
+    it goes to the dead letters (empty: it doesn't)."""
+
+    delivery: Delivery
+    answer: bytes | Content | Sealed | None
+    dead_letter: str = ""
+
+
+# Quicker than the class itself, for what is made for each task.
+_outcome: Callable[[tuple[bytes, Keys | None, bytes, str]], Outcome] = partial(
+    tuple.__new__, Outcome
+)
+
+
+class Consumer:
+    """One consumer of a channel. Its operations exclude each other by `lock`, which is held also
+    while one of them blocks."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self._core = handle.core
+        self._session = handle.acquire()
+        self.lock = threading.RLock()
+        self._codecs: dict[bytes, tuple[Core[Link], Codec]] = {}
+
+    @property
+    def id(self) -> bytes:
+        """Its name at the server. It changes when the connection is lost."""
+        return self._session.consumer
+
+    @property
+    def known(self) -> bool:
+        """Whether the server knows it as a consumer: only then can `next` wait."""
+        return self._session.known
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an item came that only the next `exchange` accounts for."""
+        return self._session.moved > 0
+
+    @property
+    def looked(self) -> float:
+        """When the server last answered to a claim (monotonic)."""
+        return self._core.looked
+
+    @property
+    def life(self) -> int:
+        """Changes when its leases were lost: what it holds is then somebody else's."""
+        return self._session.life
+
+    def exchange(
+        self,
+        verdicts: Sequence[Verdict],
+        count: int,
+        until: float | None = None,
+        *,
+        done: Sequence[bytes] = (),
+        wait: bool = True,
+    ) -> list[Delivery]:
+        """Record verdicts and claim up to `count` deliveries, waiting for the first until `until`.
+        `done` are the ids of deliveries that are to be acknowledged, and no more. Without `wait` it
+        only registers as one who waits (`pressure.racing`).
+
+        A verdict on a lost lease is dropped. Returns an empty list at `until`, or after `unblock`.
+        """
+        with self.lock:
+            flow = self._exchange(verdicts, count, until, done, wait)
+            return self.handle.run(flow, self._session, until)
+
+    def _exchange(
+        self,
+        verdicts: Sequence[Verdict],
+        count: int,
+        until: float | None,
+        done: Sequence[bytes],
+        wait: bool,
+    ) -> Flow[list[Delivery]]:
+        if not self._core.generation:
+            yield from flows.describe(self._core)
+        outcomes = [_outcome((id, None, b"", "")) for id in done]
+        for verdict in verdicts:
+            # Generators cost more than what they mostly do here.
+            outcome = self._quick_outcome(verdict)
+            outcomes.append(outcome or (yield from self._outcome(verdict)))
+        items = yield from exchange(self._core, self._session, outcomes, count, until, wait=wait)
+        deliveries = []
+        for item in items:
+            delivery = quickly_opened(self._core, item)
+            deliveries.append(delivery or (yield from open_item(self._core, item)))
+        return deliveries
+
+    def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
+        delivery, answer, dead_letter = verdict
+        if answer is None:
+            return Outcome(delivery.id, None, b"", dead_letter)
+        known = self._codecs.get(delivery.client_id)
+        if known is None or type(answer) is not bytes:
+            return None
+        core, codec = known
+        if len(answer) > INLINE_BYTES:
+            return None
+        value = codec.pack_record(delivery.id, answer, 0)
+        return _outcome((delivery.id, core.protocol.keys, value, dead_letter))
+
+    def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
+        delivery, answer, dead_letter = verdict
+        if answer is None:
+            return Outcome(delivery.id, None, b"", dead_letter)
+        known = self._codecs.get(delivery.client_id)
+        if known is None:
+            if len(self._codecs) > 1000:
+                self._codecs.clear()
+            core = reply_core(self._core, delivery.client_id)
+            assert core.codec is not None
+            known = self._codecs[delivery.client_id] = core, core.codec
+        core, codec = known
+        if isinstance(answer, Sealed):
+            return Outcome(delivery.id, core.protocol.keys, answer.item, dead_letter)
+        try:
+            value = yield from pack(core, codec, Record(delivery.id, answer))
+        except QueueDoesNotExistError:
+            # Too large to travel inline, and nobody is there to fetch it.
+            return Outcome(delivery.id, None, b"", dead_letter)
+        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
+
+    def next(self, until: float | None = None) -> Delivery | None:
+        """Wait for one delivery without recording anything: the quickest way when little comes.
+
+        None at `until`, or now and then: `exchange` then says whether the queue is still there.
+        """
+        with self.lock:
+            return self.handle.run(self._next(until), self._session, until)
+
+    def _next(self, until: float | None) -> Flow[Delivery | None]:
+        session = self._session
+        if not session.known or session.stale:
+            return None
+        item = yield from wait_for_one(self._core, session, until)
+        if item is None:
+            return None
+        return quickly_opened(self._core, item) or (yield from open_item(self._core, item))
+
+    @property
+    def link(self) -> Link:
+        return self._session.link
+
+    def waiting(self) -> Flow[bytes | None] | None:
+        """After an `exchange` without `wait`: a flow of one request that blocks for one item, or
+        until a pause is over. None if it must ask again first."""
+        if not self._session.known or self._session.stale:
+            return None
+        return await_one(self._core, self._session)
+
+    def opened(self, item: bytes) -> Delivery:
+        """What `waiting` has brought, as a delivery."""
+        delivery = quickly_opened(self._core, item)
+        return delivery or self.handle.run(open_item(self._core, item), self._session)
+
+    def hand_back(self, items: Sequence[bytes]) -> None:
+        """Return what `waiting` has brought, as if it had not come."""
+        if items:
+            # First it is counted as taken, since it is counted as given back then.
+            found = self.exchange((), 0)
+            ids = [self._core.tag_of(item) for item in items]
+            self.give_back([*ids, *(delivery.id for delivery in found)])
+
+    def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:
+        """Return what was claimed to the head of the queue."""
+        with self.lock:
+            session = self._session
+            command = self._core.protocol.give_back(session.consumer, ids, charge=charge)
+            self.handle.run(_one(command), session, time.monotonic() + 5.0)
+            for id in ids:
+                session.leased.pop(id, None)
+
+    def holds(self, id: bytes) -> bool:
+        """Whether it holds a delivery: the lease was not lost, and it was not given back."""
+        with self.lock:
+            taken = self._core.protocol.keys.taken(self._session.consumer)
+            command = Command(("LRANGE", taken, 0, -1))
+            items: Any = self.handle.run(_one(command), self._session)
+            return any(self._core.tag_of(item) == id for item in items)
+
+    def close(self) -> None:
+        """Give everything back and sign off."""
+        self.handle.release(self._session)
+
+
+def _one(command: Command) -> Flow[object]:
+    reply: object = yield command
+    return reply

@@ -1,0 +1,119 @@
+"""One worker process, as its supervisor sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import deque
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any
+
+from pressure.executor.logs import Sink
+from pressure.executor.notes import Notes
+
+__all__ = ["Member", "describe_exit", "signal_name"]
+
+STDERR_LINES = 40
+
+
+class Member:
+    """`stderr` is the end of the pipe that the process's stderr goes to, `started` when it was
+    started (monotonic)."""
+
+    def __init__(
+        self,
+        process: Any,
+        notes: Notes,
+        path: str,
+        started: float,
+        stderr: int,
+        sink: Sink,
+    ) -> None:
+        self.process = process
+        self.pid = int(process.pid or 0)
+        self.notes = notes
+        self.started = started
+        self.stderr = stderr
+        self.asked = False
+        """Whether it was told to stop."""
+        self.idle_since: float | None = None
+        """Since when it is known to run nothing, once it was told to stop."""
+        self.why = ""
+        """Why it was killed, if its supervisor did that for a reason of the process's own."""
+        self._path = path
+        self._sink = sink
+        self._tail: deque[str] = deque(maxlen=STDERR_LINES)
+        self._partial = b""
+        self._descriptor = -1
+        with contextlib.suppress(OSError, AttributeError):
+            # The sentinel of `multiprocessing` outlives a process whose own children hold it.
+            self._descriptor = os.pidfd_open(self.pid)
+        self.sentinel: int = process.sentinel if self._descriptor < 0 else self._descriptor
+        """Becomes readable when the process is dead."""
+
+    def forward_stderr(self) -> bool:
+        """Pass on what it wrote to stderr, and keep its last lines. False at its end."""
+        try:
+            data = os.read(self.stderr, 65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._close_stderr()
+            return False
+        self._sink(self.pid, data)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._tail.extend(line.decode(errors="replace") for line in lines)
+        return True
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            os.kill(self.pid, number)
+
+    def ask_to_stop(self) -> None:
+        """Let it finish what it runs. Once."""
+        if not self.asked:
+            self.asked = True
+            self.signal(signal.SIGTERM)
+
+    def bury(self, *, group: bool) -> list[str]:
+        """It is dead: release what it had, but its notes, and return its last lines. With `group`,
+        what it has started and not ended is killed."""
+        if group:
+            # Before its number is anybody else's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+        while self.stderr >= 0 and wait_for_any([self.stderr], 0):
+            if not self.forward_stderr():
+                break
+        if self.stderr >= 0:
+            self._close_stderr()
+        if self._partial:
+            self._tail.append(self._partial.decode(errors="replace"))
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        return list(self._tail)
+
+    def _close_stderr(self) -> None:
+        os.close(self.stderr)
+        self.stderr = -1
+        self._sink(self.pid, b"")
+
+
+def signal_name(code: int | None) -> str | None:
+    """The name of the signal that an exit code of `multiprocessing` stands for."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def describe_exit(code: int | None) -> str:
+    if code is None:
+        return "its exit code is unknown"
+    return signal_name(code) or f"exit code {code}"

@@ -1,0 +1,49 @@
+"""What a worker says became of a task: an answer for its client, and whether it is buried."""
+
+from __future__ import annotations
+
+import time
+
+from pressure.channel import Delivery, Verdict
+from pressure.core import reason
+from pressure.executor.payloads import Packed
+from pressure.executor.records import Kind, pack_answer
+
+__all__ = ["lost", "refused", "verdict"]
+
+
+def verdict(
+    delivery: Delivery,
+    kind: Kind,
+    payload: bytes | Packed,
+    worker: bytes,
+    started: float = 0.0,
+    output: bytes = b"",
+) -> Verdict:
+    """The outcome of a task that the worker of this name has run since `started`."""
+    body = pack_answer(
+        kind,
+        payload,
+        worker=worker,
+        deliveries=delivery.deliveries,
+        started=started,
+        finished=time.time(),
+        output=output,
+    )
+    return Verdict(delivery, body)
+
+
+def refused(delivery: Delivery, why: str, worker: bytes) -> Verdict:
+    """For a task that cannot be read; it goes to the dead letters."""
+    answered = verdict(delivery, Kind.UNREADABLE, why.encode(), worker)
+    if not delivery.client_id:
+        answered = answered._replace(answer=None)
+    kind = "signature" if delivery.refused else "unreadable"
+    return answered._replace(dead_letter=reason(kind, why))
+
+
+def lost(delivery: Delivery, worker: bytes) -> Verdict:
+    """For a task whose workers died as often as it may be delivered; it is buried, too."""
+    answered = verdict(delivery, Kind.LOST, b"", worker)
+    why = f"{delivery.deliveries} workers died while they ran it"
+    return answered._replace(dead_letter=reason("worker_lost", why))

@@ -1,0 +1,118 @@
+"""What `pressure-worker` says and does while its server is away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pressure.executor import RedisExecutor
+from tests.contract import executing as do
+from tests.executor.programs import Program
+from tests.support.servers import ServerProcess
+from tests.support.waiting import eventually
+
+WAIT = 40.0
+QUICK = 30.0
+"""What must end at once has ended by then, on the busiest machine (seconds)."""
+
+
+@pytest.fixture
+def own_server(make_server: Callable[..., ServerProcess]) -> Iterator[ServerProcess]:
+    server = make_server(appendonly=True)
+    yield server
+    if server.running:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def begin(start: Callable[..., Program], own_server: ServerProcess) -> Callable[..., Program]:
+    def begin_one(*arguments: str) -> Program:
+        program = start(own_server.url, "--lease", "1.5", *arguments)
+        assert program.says("processes serve queue"), program.output
+        return program
+
+    return begin_one
+
+
+def test_an_outage_is_told_once(begin: Callable[..., Program], own_server: ServerProcess) -> None:
+    program = begin("--processes", "3")
+    assert eventually(lambda: len(program.children()) == 3)
+    workers = program.children()
+    own_server.kill()
+    assert program.says("is away")
+    # Replaced ones look for the server as patiently, and as quietly.
+    os.kill(workers[0], signal.SIGKILL)
+    assert program.says("died: SIGKILL")
+    time.sleep(2)
+    own_server.start()
+    assert program.says("is back after")
+    with RedisExecutor(url=own_server.url) as executor:
+        results = [executor.submit(do.square, x) for x in range(20)]
+        assert [future.result(WAIT) for future in results] == [x * x for x in range(20)]
+    assert set(workers[1:]) < set(program.children())
+    program.process.terminate()
+    assert program.wait() == 0
+    lines = program.output.splitlines()
+    assert [line for line in lines if "WARNING" in line and "died" not in line] == [
+        line for line in lines if "is away" in line or "is back" in line
+    ], program.output
+    assert program.output.count("is away") == program.output.count("is back") == 1
+    assert "Traceback" not in program.output
+
+
+def test_workers_are_replaced_during_an_outage(
+    begin: Callable[..., Program], own_server: ServerProcess
+) -> None:
+    program = begin("--processes", "1")
+    own_server.kill()
+    assert program.says("is away")
+    before = program.children()
+    program.process.send_signal(signal.SIGHUP)
+    assert eventually(lambda: program.children() not in (before, []), WAIT)
+    own_server.start()
+    with RedisExecutor(url=own_server.url) as executor:
+        assert executor.submit(do.pid).result(WAIT) not in before
+
+
+@pytest.mark.parametrize("how, known", [("dead", False), ("dead", True), ("frozen", False)])
+def test_a_stop_does_not_wait_for_the_server(
+    begin: Callable[..., Program], own_server: ServerProcess, how: str, known: bool
+) -> None:
+    program = begin("--processes", "2")
+    assert eventually(lambda: len(program.children()) == 2)
+    if how == "dead":
+        own_server.kill()
+    else:
+        os.kill(own_server.pid, signal.SIGSTOP)
+    if known:
+        assert program.says("is away")
+    began = time.monotonic()
+    program.process.terminate()
+    assert program.wait() == 0
+    assert time.monotonic() - began < QUICK
+    assert "Traceback" not in program.output
+
+
+def test_a_task_may_finish_though_the_server_is_away(
+    begin: Callable[..., Program], own_server: ServerProcess, tmp_path: Path
+) -> None:
+    program = begin("--processes", "1")
+    with RedisExecutor(url=own_server.url) as executor:
+        runs = executor.submit(do.hold, str(tmp_path), "runs")
+        assert eventually((tmp_path / "runs").exists, WAIT)
+        own_server.kill()
+        assert program.says("is away")
+        program.process.terminate()
+        assert program.says("stopping")
+        assert program.process.poll() is None
+        (tmp_path / "go").touch()
+        assert program.wait() == 0
+        # What it could not say is done again elsewhere.
+        own_server.start()
+        begin("--processes", "1")
+        assert runs.result(WAIT) == "runs"

@@ -1,0 +1,130 @@
+"""Futures make their locks and lists when they are needed; nobody may notice that."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
+from typing import Any
+
+import pytest
+
+from pressure.executor.futures import TaskFuture
+
+PATIENCE = 30.0
+ID = b"i" * 16
+
+
+class Executor:
+    """Takes every task back."""
+
+    def withdraw(self, task_id: bytes) -> bool:
+        return True
+
+
+def pending() -> TaskFuture:
+    return TaskFuture(ID, Executor())
+
+
+def at_once(*works: Any) -> None:
+    """Call these in threads that begin at the same moment."""
+    start = threading.Barrier(len(works))
+
+    def go(work: Any) -> None:
+        start.wait(PATIENCE)
+        work()
+
+    threads = [threading.Thread(target=go, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_nothing_is_made_for_a_future_that_nobody_waits_for() -> None:
+    future = pending()
+    assert not future.done() and not future.running() and not future.cancelled()
+    future.set_result(7)
+    assert future.done() and future.result() == 7 and future.exception() is None
+    assert future._others is None
+
+
+def test_it_has_all_that_a_future_has() -> None:
+    future = pending()
+    for name in vars(Future()):
+        assert hasattr(future, name)
+    assert "pending" in repr(future)
+    assert future._condition is future._condition
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_it_is_resolved_once(watched: bool) -> None:
+    for fails in (False, True):
+        future = pending()
+        if watched:
+            future.add_done_callback(lambda _: None)
+        if fails:
+            future.set_exception(KeyError())
+        else:
+            future.set_result(1)
+        with pytest.raises(InvalidStateError):
+            future.set_result(2)
+        with pytest.raises(InvalidStateError):
+            future.set_exception(ValueError())
+        assert not future.cancel()
+
+
+def test_an_error_comes_with_its_own_traceback() -> None:
+    future = pending()
+    future.set_exception(KeyError("x"))
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            future.result()
+    assert isinstance(future.exception(), KeyError)
+
+
+def test_who_comes_while_it_is_resolved_hears_of_it() -> None:
+    for _ in range(200):
+        future = pending()
+        called: list[Any] = []
+        heard: list[Any] = []
+        at_once(
+            lambda future=future: future.set_result(5),
+            lambda future=future, called=called: future.add_done_callback(called.append),
+            lambda future=future, heard=heard: heard.append(future.result(PATIENCE)),
+            lambda future=future, heard=heard: heard.append(len(wait([future], PATIENCE).done)),
+        )
+        assert called == [future]
+        assert sorted(heard) == [1, 5]
+
+
+def test_it_is_either_cancelled_or_resolved() -> None:
+    for _ in range(200):
+        future = pending()
+        won: list[str] = []
+
+        def resolve(future: TaskFuture = future, won: list[str] = won) -> None:
+            try:
+                future.set_result(1)
+            except InvalidStateError:
+                return
+            won.append("resolved")
+
+        def cancel(future: TaskFuture = future, won: list[str] = won) -> None:
+            if future.cancel():
+                won.append("cancelled")
+
+        at_once(resolve, cancel)
+        assert won == [("cancelled" if future.cancelled() else "resolved")]
+
+
+def test_wait_and_as_completed_see_it() -> None:
+    futures = [pending() for _ in range(3)]
+    timer = threading.Timer(0.05, lambda: futures[1].set_result("b"))
+    timer.start()
+    done, others = wait(futures, PATIENCE, return_when=FIRST_COMPLETED)
+    assert done == {futures[1]} and len(others) == 2
+    for future in others:
+        future.set_result("c")
+    assert set(as_completed(futures, PATIENCE)) == set(futures)
+    timer.join(PATIENCE)
