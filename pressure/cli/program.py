@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from click.exceptions import Exit
 
+from pressure.cli.tables import safe
 from pressure.errors import (
     PressureError,
     QueueClosedError,
@@ -20,7 +21,7 @@ from pressure.errors import (
     QueueInUseError,
 )
 
-__all__ = ["EXIT_CODES", "Program", "exit_on_sigterm"]
+__all__ = ["EXIT_CODES", "TIMED_OUT", "Program", "Terminated", "exit_on_sigterm"]
 
 ERROR = 1
 TIMED_OUT = 3
@@ -79,7 +80,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(exc: Exception) -> None:
-    print(f"pressure: {exc}", file=sys.stderr)
+    print(f"pressure: {safe(exc)}", file=sys.stderr)
 
 
 def _code(exc: PressureError) -> int:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from pressure.arguments import MAX_BOUND
+from pressure.cli.connecting import checked_name, prefix_option, url_option
 from pressure.cli.program import EXIT_CODES
 from pressure.errors import (
     QueueAlreadyExistsError,
@@ -21,7 +22,6 @@ from pressure.errors import (
     QueueDoesNotExistError,
     QueueFullError,
 )
-from pressure.keys import validate_name
 from pressure.queue import PressureQueue
 
 __all__ = ["COMMANDS"]
@@ -31,30 +31,12 @@ READ_BYTES = 64 * 1024
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _checked_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    try:
-        return validate_name(name)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc)) from exc
-
-
 def _queue_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What both directions have in common: which queue, where, and whether to create it."""
     options: tuple[Decorator, ...] = (
-        click.argument("name", callback=_checked_name),
-        click.option(
-            "--url",
-            metavar="URL",
-            help="The server. Default: PRESSURE_URL, else redis://127.0.0.1:6379/0. (A password is "
-            "safer in PRESSURE_URL, since others can see the arguments of a process.)",
-        ),
-        click.option(
-            "--prefix",
-            envvar="PRESSURE_PREFIX",
-            default="__pressure__",
-            show_default=True,
-            help="What the queue's keys begin with.",
-        ),
+        click.argument("name", callback=checked_name),
+        url_option,
+        prefix_option,
         click.option(
             "--bound",
             type=click.IntRange(0, MAX_BOUND),

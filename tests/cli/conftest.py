@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+import pressure.cli
 from pressure import PressureQueue
+from tests.support import acl
 
 LIMIT = 30.0
 """No wait in these tests takes longer (seconds), whatever goes wrong."""
@@ -56,6 +61,37 @@ def program(url: str, namespace: str) -> Iterator[Program]:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+class Ran(NamedTuple):
+    """How a command ended; `text` is all that it wrote."""
+
+    code: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `pressure` with these arguments in this process."""
+    monkeypatch.setattr("pressure.cli.info.SAMPLE", 0.05)
+    # Operators look at all keys, which others need not be permitted.
+    url = acl.as_admin(url)
+    environment = {"PRESSURE_URL": url, "PRESSURE_PREFIX": namespace, "PRESSURE_KEY": None}
+
+    def run_one(*arguments: str, stdin: str = "", **env: str) -> Ran:
+        runner = CliRunner(env={**environment, **env})
+        result = runner.invoke(pressure.cli.program, arguments, stdin, prog_name="pressure")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.output)
+
+    return run_one
 
 
 @pytest.fixture

@@ -1,0 +1,259 @@
+"""`pressure doctor`: what is wrong here, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import click
+from click.exceptions import Exit
+
+from pressure._version import __version__
+from pressure.checks import Finding, Severity, check_key, check_server
+from pressure.cli.connecting import Server, signing_server_options
+from pressure.cli.program import EXIT_CODES
+from pressure.cli.tables import echo_json, safe, size
+from pressure.cli.trial import tried
+from pressure.errors import PressureError, ServerNotFoundError
+from pressure.inventory import Inventory
+from pressure.server_files import find_server
+
+__all__ = ["COMMANDS"]
+
+PINGS = 25
+SLOW = 0.010
+"""A round trip that takes longer (seconds) is worth a word."""
+FULL = 0.9
+SHORT_KEY = 16
+LIBRARIES = ("redis", "hiredis", "cloudpickle", "click")
+OLDEST_REDIS_PY = (5, 0)
+
+
+class Level(StrEnum):
+    """`NOTE`: worth knowing, and no harm; the last two say that something is wrong."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    WRONG = "wrong"
+
+
+class Line(NamedTuple):
+    level: Level
+    topic: str
+    sentence: str
+    remedy: str = ""
+
+
+_LEVELS = {
+    Severity.REFUSAL: Level.WRONG,
+    Severity.WARNING: Level.WARNING,
+    Severity.UNCHECKED: Level.NOTE,
+}
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@signing_server_options
+def doctor(server: Server, as_json: bool) -> None:
+    """Look whether all is well with this installation and with the server.
+
+    It makes a queue with a random name, uses it and deletes it. Exit code 1 if something is wrong.
+    """
+    lines: list[Line] = []
+    for line in _examine(server):
+        lines.append(line)
+        if not as_json:
+            click.echo(_shown(line))
+    wrong = sum(line.level in (Level.WARNING, Level.WRONG) for line in lines)
+    if as_json:
+        echo_json({"well": not wrong, "findings": [line._asdict() for line in lines]})
+    else:
+        click.echo("\nAll is well." if not wrong else f"\n{wrong} to mend.")
+    if wrong:
+        raise Exit(1)
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor,)
+
+
+def _shown(line: Line) -> str:
+    text = line.sentence + (f": {line.remedy}" if line.remedy else "")
+    return f"{line.level.value:<8} {line.topic:<12} {safe(text)}"
+
+
+def _examine(server: Server) -> Iterator[Line]:
+    yield from _installation()
+    findings = check_server(server.address)
+    yield from map(_of_finding, findings)
+    if any(finding.severity == Severity.REFUSAL for finding in findings):
+        return
+    inventory = Inventory(server.address, server.prefix)
+    try:
+        said = inventory.server() if not _unchecked(findings) else {}
+        yield from _state(server, said)
+        yield _latency(inventory)
+        yield _clock(inventory)
+        yield from _key(server)
+        yield _trial(server)
+    except PressureError as exc:
+        yield Line(Level.WRONG, "server", str(exc))
+    finally:
+        inventory.close()
+
+
+def _of_finding(finding: Finding) -> Line:
+    return Line(_LEVELS[finding.severity], finding.topic, finding.sentence, finding.remedy)
+
+
+def _unchecked(findings: list[Finding]) -> bool:
+    return any(finding.severity == Severity.UNCHECKED for finding in findings)
+
+
+def _installation() -> Iterator[Line]:
+    versions = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
+    yield Line(
+        Level.OK,
+        "installation",
+        f"pressure {__version__}, Python {platform.python_version()}, {versions}",
+    )
+    numbers = tuple(int(part) for part in _version("redis").split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_REDIS_PY:
+        yield Line(
+            Level.WRONG,
+            "installation",
+            f"redis-py {_version('redis')} is too old",
+            "pip install --upgrade 'redis[hiredis]'",
+        )
+    try:
+        yield Line(Level.OK, "embedded", f"the embedded server is {find_server()}")
+    except ServerNotFoundError as exc:
+        yield Line(Level.NOTE, "embedded", str(exc))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _state(server: Server, said: Mapping[str, str]) -> Iterator[Line]:
+    """What the server says of itself, beyond what a worker must know before it starts."""
+    if not said:
+        return
+    software = (
+        f"Valkey {said['valkey_version']}"
+        if "valkey_version" in said
+        else f"Redis {said.get('redis_version', '?')}"
+    )
+    yield Line(Level.OK, "server", f"{software} at {server.address}")
+    policy = said.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction":
+        yield Line(Level.OK, "eviction", "the server refuses rather than throw keys away")
+    yield _memory(said)
+    yield from _persistence(said)
+    if said.get("role", "master") != "master":
+        yield Line(
+            Level.WRONG,
+            "role",
+            "this server is a replica, which takes no writes",
+            "give the URL of its primary, or redis+sentinel://host,host/service",
+        )
+
+
+def _memory(said: Mapping[str, str]) -> Line:
+    used, most = int(said.get("used_memory", 0)), int(said.get("maxmemory", 0))
+    if not most:
+        return Line(
+            Level.NOTE,
+            "memory",
+            f"{size(used)} are used, and there is no limit",
+            "set maxmemory, so that puts are refused before the machine's memory is full",
+        )
+    sentence = f"{size(used)} of {size(most)} are used"
+    if used >= FULL * most:
+        remedy = "let consumers drain the queues, or raise maxmemory"
+        return Line(Level.WARNING, "memory", sentence, remedy)
+    return Line(Level.OK, "memory", sentence)
+
+
+def _persistence(said: Mapping[str, str]) -> Iterator[Line]:
+    if said.get("aof_enabled") == "1":
+        if said.get("aof_last_write_status", "ok") != "ok":
+            yield Line(
+                Level.WRONG,
+                "persistence",
+                "the server could not write its append-only file",
+                "see its log, and whether its disk is full",
+            )
+        else:
+            yield Line(Level.OK, "persistence", "an append-only file is written")
+        return
+    if said.get("rdb_last_bgsave_status", "ok") != "ok":
+        yield Line(
+            Level.WRONG,
+            "persistence",
+            "the server could not save its data the last time",
+            "see its log, and whether its disk is full",
+        )
+        return
+    yield Line(
+        Level.NOTE,
+        "persistence",
+        "no append-only file is written, so a restart of the server loses what came since its "
+        "last snapshot (executors send that again)",
+        "set `appendonly yes` if queues of items must outlive it",
+    )
+
+
+def _latency(inventory: Inventory) -> Line:
+    times = []
+    for _ in range(PINGS):
+        began = time.perf_counter()
+        inventory.now_ms()
+        times.append(time.perf_counter() - began)
+    median = statistics.median(times)
+    sentence = f"a round trip takes {median * 1000:.2f} ms (at worst {max(times) * 1000:.2f} ms)"
+    if median > SLOW:
+        remedy = "put batches (put_many), or have the server nearer"
+        return Line(Level.NOTE, "latency", sentence, remedy)
+    return Line(Level.OK, "latency", sentence)
+
+
+def _clock(inventory: Inventory) -> Line:
+    apart = abs(inventory.now_ms() / 1000 - time.time())
+    sentence = f"this clock and the server's are {apart:.1f} s apart, which does not matter: "
+    return Line(Level.OK, "clock", sentence + "all times are the server's")
+
+
+def _key(server: Server) -> Iterator[Line]:
+    keys = server.signing_keys
+    findings = check_key(server.address, keys)
+    yield from map(_of_finding, findings)
+    if any(len(key) < SHORT_KEY for key in keys):
+        yield Line(
+            Level.WARNING,
+            "key",
+            f"a key has fewer than {SHORT_KEY} bytes, and can be guessed",
+            'make one with `python -c "import secrets; print(secrets.token_hex(32))"`',
+        )
+    elif keys:
+        yield Line(Level.OK, "key", f"items are signed ({len(keys)} key{'s' * (len(keys) > 1)})")
+    elif not findings:
+        yield Line(Level.OK, "key", "none is needed: only this machine reaches the server")
+
+
+def _trial(server: Server) -> Line:
+    failure = tried(server)
+    if failure is None:
+        return Line(Level.OK, "permissions", "all that a queue needs is permitted, and works")
+    remedy = (
+        f"give this user the permissions of docs/acl.md, for keys that begin with {server.prefix}:"
+    )
+    return Line(Level.WRONG, "permissions", failure, remedy)

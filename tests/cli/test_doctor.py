@@ -1,0 +1,61 @@
+"""`pressure doctor`: it finds what is wrong, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from tests.cli.conftest import Run
+from tests.support.servers import ServerProcess
+
+
+def topics(said: dict[str, Any], *levels: str) -> set[str]:
+    return {one["topic"] for one in said["findings"] if one["level"] in levels}
+
+
+def test_all_is_well(run: Run, client: redis.Redis, namespace: str) -> None:
+    ran = run("doctor")
+    assert ran.code == 0, ran.text
+    assert ran.text.endswith("\nAll is well.\n")
+    said = run("doctor", "--json").json()
+    assert said["well"]
+    wanted = {"installation", "server", "eviction", "latency", "clock", "key", "permissions"}
+    assert wanted <= topics(said, "ok")
+    assert list(client.scan_iter(f"{namespace}:*")) == []
+
+
+def test_no_server(run: Run) -> None:
+    ran = run("doctor", "--url", "redis://127.0.0.1:1")
+    assert ran.code == 1
+    assert "wrong    unreachable  no usable server at 127.0.0.1:1 (" in ran.text
+    assert ran.text.endswith("1 to mend.\n")
+
+
+def test_what_the_server_does_wrong(run: Run, make_server: Callable[..., ServerProcess]) -> None:
+    server = make_server(minimal=False)
+    with server.client() as client:
+        client.config_set("maxmemory", "200mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.execute_command(
+            *("ACL", "SETUSER", "limited", "on", ">word", "~*", "&*", "+@all"),
+            *("-blmove", "-client|unblock"),
+        )
+        ran = run("doctor", "--url", server.url)
+        assert ran.code == 1
+        assert "warning  eviction " in ran.text and "maxmemory-policy noeviction" in ran.text
+        client.config_set("maxmemory-policy", "noeviction")
+        assert run("doctor", "--url", server.url).code == 0
+        limited = server.admin_url.replace("unix://", "unix://limited:word@")
+        said = run("doctor", "--url", limited, "--json").json()
+        assert topics(said, "wrong") == {"permissions"}
+        (finding,) = [one for one in said["findings"] if one["topic"] == "permissions"]
+        assert "blmove" in finding["sentence"].lower()
+        assert "docs/acl.md" in finding["remedy"]
+
+
+def test_a_weak_key(run: Run) -> None:
+    ran = run("doctor", PRESSURE_KEY="secret")
+    assert ran.code == 1
+    assert "can be guessed" in ran.text and "secret," not in ran.text
