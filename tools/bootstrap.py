@@ -4,6 +4,8 @@
     python3 tools/bootstrap.py demo [ARGS]    the main example, on real input
     python3 tools/bootstrap.py test [ARGS]    the tests (ARGS go to pytest)
     python3 tools/bootstrap.py test-all [...] the same on every Python found, and more: test_all.py
+    python3 tools/bootstrap.py soak [ARGS]    everything at once under random faults: --minutes 5
+                                              --seed 1 --server valkey|redis
     python3 tools/bootstrap.py lint           ruff and mypy
     python3 tools/bootstrap.py format         let ruff rewrite the sources
     python3 tools/bootstrap.py check [ARGS]   lint, import arrows, tests: before each commit
@@ -43,6 +45,7 @@ JOBS = {
     "demo": "demo",
     "test": "test",
     "test-all": "test",
+    "soak": "test",
     "lint": "dev",
     "format": "dev",
     "check": "dev",
@@ -50,7 +53,7 @@ JOBS = {
     "bench-quick": "test",
     "setup": "dev",
 }
-TAKE_ARGS = ("demo", "test", "test-all", "check")
+TAKE_ARGS = ("demo", "test", "test-all", "soak", "check")
 
 
 class SetupError(Exception):
@@ -214,6 +217,7 @@ def run_job(job: str, args: List[str]) -> int:
         "demo": [[python, "examples/index_stdlib.py", *args]],
         "test": [[*pytest, *args]],
         "test-all": [[python, "tools/test_all.py", *args]],
+        "soak": [[python, "-m", "tests.soak", *args]],
         "lint": lint,
         "format": [[*ruff, "check", "--fix-only"], [*ruff, "format"]],
         "check": [*lint, [*pytest, "-q", "tests/unit/test_architecture.py"], [*pytest, *args]],

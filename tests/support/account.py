@@ -15,11 +15,13 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 _SHOWN = 10
+_open: weakref.WeakSet[Account] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Account:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._file_owner = 0
+        _open.add(self)
 
     def __reduce__(self) -> tuple[type[Account], tuple[Path]]:
         return (Account, (self.directory,))
@@ -83,6 +86,11 @@ class Account:
     def count(self, what: str) -> int:
         """How many different items were `sent`, `acknowledged`, `delivered` or `touched` so far."""
         return len(self._totals()[what])
+
+    def missing(self) -> set[str]:
+        """The items that were acknowledged and have not been delivered so far."""
+        totals = self._totals()
+        return set(totals["acknowledged"]) - set(totals["delivered"])
 
     def check(self, *, at_least: int = 1) -> Balance:
         """Return the balance if it adds up.
@@ -152,3 +160,13 @@ def _complaint(what: str, items: set[str]) -> str:
     shown = sorted(items, key=lambda item: (len(item), item))[:_SHOWN]
     more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
     return f"{len(items)} {what}: {', '.join(shown)}{more}"
+
+
+def _renew_locks_in_child() -> None:
+    # Another thread may have been writing in the moment of the fork.
+    for account in list(_open):
+        account._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks_in_child)

@@ -2,20 +2,23 @@
 
 `PRESSURE_TEST_SERVER` chooses the kind of server: `valkey` (the default), `redis`, or `both`, which
 runs each test that needs a server twice. A test marked `leaves_no_keys` fails if any key that holds
-its `queue_name` is left at its end; without the mark such keys are removed.
+its `queue_name` is left at its end; without the mark such keys are removed. With
+`PRESSURE_TEST_ACL=1` clients are a user with few permissions and a password (`tests.support.acl`),
+which must not be seen in any output.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import redis
 
+from tests.support import acl
 from tests.support.account import Account
 from tests.support.processes import Child, spawn
 from tests.support.proxy import FaultyProxy
@@ -35,6 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_no_keys: fail if a key that holds the test's queue_name is left"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test fails if anything printed or logged the password that is part of its server's url."""
+    report = yield
+    if any(acl.PASSWORD in text for _, text in report.sections):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: the server's password is in what was printed or logged"
+    return report
 
 
 def keys_left(client: redis.Redis, name: str) -> list[str]:

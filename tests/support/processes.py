@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support import spawning
+from tests.support import acl, spawning
 from tests.support.child import POINTS_VARIABLE, REPORT_VARIABLE, at, report
 
 __all__ = ["Child", "at", "report", "spawn"]
@@ -230,8 +230,10 @@ class Child:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         self._reader.join(DEFAULT_TIMEOUT)
+        told = acl.PASSWORD in self.output
         self._output.close()
         _living.discard(self)
+        assert not told, "the child printed the server's password"
 
     def _tell(self, data: bytes) -> None:
         assert self._process.stdin is not None

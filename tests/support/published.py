@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 
 import redis
 
+from tests.support import acl
+
 DEFAULT_PREFIX = "__pressure__"
 TOKEN = b"0"
 
@@ -110,7 +112,7 @@ class PublishedClient:
         )
         self.at = at
         # It blocks at the server for as long as its caller waits: no time-out, and no retries.
-        self._redis = redis.Redis.from_url(url, socket_timeout=None)
+        self._redis = redis.Redis.from_url(acl.as_admin(url), socket_timeout=None)
         base = f"{prefix}:{name}"
         self._base = base
         self._bound = f"{base}:bound"

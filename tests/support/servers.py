@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import redis
 
-from tests.support import spawning
+from tests.support import acl, spawning
 
 Kind = Literal["valkey", "redis"]
 
@@ -70,6 +70,7 @@ class ServerProcess:
             acknowledged is lost by `kill`. Without it the data dies with the process.
         maxmemory: the server's `maxmemory`, such as `"20mb"`; the policy is `noeviction`.
         password: what clients must authenticate with; it is part of `url`.
+        minimal: `url` is for the user of `tests.support.acl`. Not together with a password.
         extra_args: further options, as on the server's command line.
 
     Raises:
@@ -85,6 +86,7 @@ class ServerProcess:
         appendonly: bool = False,
         maxmemory: str | None = None,
         password: str | None = None,
+        minimal: bool = False,
         extra_args: Sequence[str] = (),
     ) -> None:
         self.kind = kind
@@ -101,6 +103,12 @@ class ServerProcess:
         self.socket_path = self.directory / "s"
         self.port = 0
         self.url = ""
+        self.admin_url = ""
+        self._user: list[str] = []
+        if minimal:
+            self._user = acl.rules(*acl.PREFIXES)
+        elif acl.wanted() and password is None:
+            self._user = acl.rules(*acl.PREFIXES, *acl.OPTIONAL)
         _living.add(self)
         try:
             self._start_somewhere(maxmemory, password)
@@ -143,8 +151,9 @@ class ServerProcess:
         except FileNotFoundError:
             return ""
 
-    def start(self) -> None:
-        """Start the process and wait until it answers. Its data is what its directory holds."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start the process and, unless told otherwise, wait until it answers. Its data is what its
+        directory holds."""
         if self.running:
             raise AssertionError(f"{self!r} runs already")
         self.socket_path.unlink(missing_ok=True)
@@ -154,7 +163,8 @@ class ServerProcess:
                 cwd=str(self.directory),
                 output=log,
             )
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Return once the server answers PING and has loaded its data.
@@ -163,7 +173,7 @@ class ServerProcess:
             AssertionError: it ended, or `timeout` seconds passed.
         """
         deadline = time.monotonic() + timeout
-        probe = redis.Redis.from_url(self.url, socket_timeout=2.0, socket_connect_timeout=2.0)
+        probe = redis.Redis.from_url(self.admin_url, socket_timeout=2.0, socket_connect_timeout=2.0)
         with contextlib.closing(probe):
             while True:
                 try:
@@ -230,7 +240,7 @@ class ServerProcess:
 
         It is closed with the server.
         """
-        client = redis.Redis.from_url(self.url, socket_timeout=10.0)
+        client = redis.Redis.from_url(self.admin_url, socket_timeout=10.0)
         self._clients.append(client)
         return client
 
@@ -252,14 +262,17 @@ class ServerProcess:
 
     def _start_somewhere(self, maxmemory: str | None, password: str | None) -> None:
         secret = f":{quote(password, safe='')}@" if password else ""
+        user = f"{acl.USER}:{acl.PASSWORD}@" if self._user else secret
         if self.unix:
-            self.url = f"unix://{secret}{self.socket_path}?db=0"
+            self.admin_url = f"unix://{secret}{self.socket_path}?db=0"
+            self.url = f"unix://{user}{self.socket_path}?db=0"
             self._write_config(maxmemory, password)
             self.start()
             return
         for attempt in range(_PORT_ATTEMPTS):
             self.port = _free_port()
-            self.url = f"redis://{secret}127.0.0.1:{self.port}/0"
+            self.admin_url = f"redis://{secret}127.0.0.1:{self.port}/0"
+            self.url = f"redis://{user}127.0.0.1:{self.port}/0"
             self._write_config(maxmemory, password)
             try:
                 self.start()
@@ -282,6 +295,8 @@ class ServerProcess:
         if password is not None:
             escaped = password.replace("\\", "\\\\").replace('"', '\\"')
             lines += [f'requirepass "{escaped}"']
+        if self._user:
+            lines += [" ".join(["user", *self._user])]
         config = self.directory / "server.conf"
         config.write_text("\n".join(lines) + "\n")
         config.chmod(0o600)
