@@ -26,7 +26,7 @@ def serve(url: str, queue: str, processes: int, lease: float, key: str = "") -> 
         reconnect_timeout=60.0,
         signing_keys=(key.encode(),) if key else (),
     )
-    plan = Plan(Address.of(url), queue, "__pressure__", processes, settings, grace=5.0)
+    plan = Plan(Address.of(url), (queue,), "__pressure__", processes, settings, grace=5.0)
     report("serving")
     Supervisor(plan).run()
 
@@ -82,6 +82,15 @@ def hold(path: str, name: str) -> str:
     while not os.path.exists(path) and time.monotonic() < deadline:
         time.sleep(0.01)
     return f"{name} {os.getpid()}"
+
+
+def hang_once(path: str) -> float:
+    """Hang, but for the second time say when it was begun (monotonic)."""
+    began = time.monotonic()
+    note(path, str(os.getpid()))
+    if len(lines(path)) == 1:
+        time.sleep(2 * WAIT)
+    return began
 
 
 def hold_the_interpreter(path: str) -> str:

@@ -19,6 +19,7 @@ from pressure.protocol import Command
 from pressure.scripts import SCRIPTS
 from tests.faults import doomed
 from tests.support.account import Account
+from tests.support.acl import as_admin
 from tests.support.processes import Child
 from tests.support.proxy import FaultyProxy
 from tests.support.servers import ServerProcess
@@ -77,9 +78,10 @@ def drained(q: Queue, timeout: float = 0.3) -> list[Any]:
             while True:
                 got.append(q.get(timeout=timeout))
         assert q.qsize() == 0
-        return not q._handle.ask(_command("KEYS", f"*{q.name}:taken:*"))
+        return not client.keys(f"*{q.name}:taken:*")
 
-    assert eventually(settled), "a consumer still holds something"
+    with redis.Redis.from_url(as_admin(q._handle.address.url)) as client:
+        assert eventually(settled), "a consumer still holds something"
     return got
 
 

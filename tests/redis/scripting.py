@@ -60,7 +60,8 @@ class Scripts:
         if not client.exists(keys.closed):
             # Of a closed queue all producers hear, whether there is room or not.
             assert client.llen(keys.not_full) == expected, "not_full"
-            assert client.llen(keys.room) == expected, "room"
+            # More than one when the bound was taken away while producers waited.
+            assert min(client.llen(keys.room), 1) == expected, "room"
         assert ahead >= 0
         for value in client.hgetall(keys.prefetched).values():
             assert int(value) >= 0

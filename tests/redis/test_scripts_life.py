@@ -73,6 +73,15 @@ class TestCreate:
             assert s.run(s.protocol.set_bound(bound)) == [OK]
             assert s.run(s.protocol.size())[2] == bound
 
+    def test_all_who_wait_for_room_hear_that_the_bound_is_gone(self, s: Scripts) -> None:
+        s.create(1)
+        s.put(b"a")
+        s.run(s.protocol.set_bound(0))
+        # Without a bound, nobody who puts passes a wake-up on.
+        assert s.client.llen(s.keys.room) > 50
+        s.run(s.protocol.set_bound(2))
+        assert s.client.llen(s.keys.room) == 1
+
 
 class TestClose:
     def test_replies(self, s: Scripts) -> None:
@@ -113,6 +122,17 @@ class TestDelete:
         assert s.put(b"c") == [Status.ABSENT]
         assert s.run(s.protocol.purge([b"consumer"])) == [OK]
         assert s.client.keys(f"*{s.keys.name}*") == []
+
+    def test_if_who_deletes_it_dies_the_keys_expire(self, s: Scripts) -> None:
+        s.create(2)
+        s.put(b"a", b"b")
+        s.take()
+        s.run(s.protocol.delete(GENERATION, [b"consumer"]))
+        left = s.client.keys(f"*{s.keys.name}*")
+        assert s.keys.taken(b"consumer") in left
+        assert all(0 < s.client.pttl(key) <= 60_000 for key in left)
+        s.run(s.protocol.create(2, b"next", [b"consumer"]))
+        assert {s.client.pttl(key) for key in s.client.keys(f"*{s.keys.name}*")} == {-1}
 
     def test_a_successor_is_spared(self, s: Scripts) -> None:
         s.create()
@@ -193,6 +213,20 @@ class TestDeadLetters:
         assert s.client.exists(s.keys.dead_letters) == 0
         s.run(s.protocol.close(GENERATION, ME))
         assert s.run(s.protocol.replay([])) == [Status.CLOSED]
+
+    def test_what_was_fetched_ahead_fills_the_bound_no_more(self, s: Scripts) -> None:
+        s.create(4)
+        s.put(b"a", b"b", b"c", b"d")
+        items = s.take(count=4, ahead=True)[1:]
+        assert s.ahead() == len(items) - 1 > 0
+        tags = [s.tag(item) for item in items]
+        assert s.run(s.protocol.bury(b"consumer", "{}", tags[:1])) == [OK, 1]
+        assert s.ahead() == len(items) - 1
+        assert s.run(s.protocol.bury(b"consumer", "{}", tags[1:], ahead=True)) == [
+            OK,
+            len(items) - 1,
+        ]
+        assert s.ahead() == 0
 
     def test_replay_all_in_order(self, p: Scripts) -> None:
         p.create(1)

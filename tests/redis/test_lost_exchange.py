@@ -1,0 +1,94 @@
+"""A lost reply to `exchange`, where what was acknowledged and what came with it share a tag.
+
+So it is with a notice of a task and its answer, and with the answers to a task that was tried
+twice. The second must not be taken for the first and acknowledged unread.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from pressure import exchanging, lifecycle
+from pressure.codec import serializer_for
+from pressure.core import Core, Settings
+from pressure.envelope import MESSAGE_ID
+from pressure.protocol import Outcome
+from tests.redis.stepping import Actor, Link, Wire, standing_time
+from tests.support.servers import ServerProcess
+
+
+class Stage:
+    """One consumer, which exchanges, and whoever puts."""
+
+    def __init__(self, server: ServerProcess, name: str, clock: object) -> None:
+        wire = Wire(server.client())
+        core = Core[Link](name, "__test__", serializer_for("pickle"), Settings())
+        self.consumer = Actor("consumer", wire, clock, core)  # type: ignore[arg-type]
+        self.wire, self.core = wire, core
+        self.tag = uuid.uuid4().bytes
+        self.results: list[object] = []
+        self.consumer.start("create", lifecycle.create(core, 0), self._ended)
+        self.run()
+
+    def _ended(self, result: object, error: BaseException | None) -> None:
+        assert error is None, error
+        self.results.append(result)
+
+    def put(self, text: bytes) -> bytes:
+        codec = self.core.codec
+        assert codec is not None
+        value = codec.pack_plain(self.tag, text)
+        self.wire.send("LPUSH", self.core.protocol.keys.base, value)
+        return value
+
+    def exchange(self, *done: bytes, lose: str = "") -> list[bytes]:
+        outcomes = [Outcome(value[MESSAGE_ID], None, b"") for value in done]
+        flow = exchanging.exchange(self.core, self.consumer.session, outcomes, 10, 0.0)
+        self.consumer.start("exchange", flow, self._ended)
+        if lose:
+            self.consumer.step(lose)
+        self.run()
+        found = self.results[-1]
+        assert isinstance(found, list)
+        return found
+
+    def run(self) -> None:
+        while self.consumer.busy:
+            self.consumer.step(slice_over=True)
+
+    def held(self) -> list[bytes]:
+        taken = self.core.protocol.keys.taken(self.consumer.session.consumer)
+        held: list[bytes] = self.wire.send("LRANGE", taken, 0, -1)
+        return held
+
+
+@pytest.fixture
+def stage(server: ServerProcess, queue_name: str) -> Iterator[Stage]:
+    with standing_time() as clock:
+        made = Stage(server, queue_name, clock)
+        yield made
+        made.wire.client.close()
+
+
+@pytest.mark.parametrize("lose", ["", "reply", "request"])
+def test_what_came_with_the_lost_reply_is_found(stage: Stage, lose: str) -> None:
+    notice = stage.put(b"notice")
+    assert stage.exchange() == [notice]
+    answer = stage.put(b"answer")
+    assert stage.exchange(notice, lose=lose) == [answer]
+    assert stage.held() == [answer]
+    assert stage.exchange(answer) == []
+    assert stage.held() == []
+
+
+@pytest.mark.parametrize("lose", ["", "reply", "request"])
+def test_two_of_a_tag_are_acknowledged_one_by_one(stage: Stage, lose: str) -> None:
+    notice, answer = stage.put(b"notice"), stage.put(b"answer")
+    assert stage.exchange() == [notice, answer]
+    assert stage.exchange(notice, lose=lose) == []
+    assert stage.held() == [answer]
+    assert stage.exchange(answer, lose=lose) == []
+    assert stage.held() == []
