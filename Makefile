@@ -5,10 +5,10 @@ ARGS ?=
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format check bench bench-quick setup clean
+.PHONY: help demo test test-all soak lint format check bench bench-quick setup clean
 
 help:
 	@$(BOOTSTRAP) --help
 
-demo test test-all lint format check bench bench-quick setup clean:
+demo test test-all soak lint format check bench bench-quick setup clean:
 	@$(BOOTSTRAP) $@ $(ARGS)

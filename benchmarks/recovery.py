@@ -37,15 +37,6 @@ AWAY = 3.0
 do."""
 
 
-def run_noted(path: str) -> float:
-    """The task: it hangs when it is run for the first time, and later says when it was begun."""
-    began = time.monotonic()
-    executing.note(path, f"{os.getpid()}")
-    if len(executing.lines(path)) == 1:
-        time.sleep(PATIENCE)
-    return began
-
-
 def await_first_run(path: Path) -> int:
     """The worker that runs it."""
     until = time.monotonic() + PATIENCE
@@ -73,7 +64,7 @@ def a_worker_dies(spare: int) -> Callable[[Path], float]:
         ):
             for _ in range(20):
                 executor.submit(abs, -1).result(PATIENCE)
-            future = executor.submit(run_noted, str(scratch / "runs"))
+            future = executor.submit(executing.hang_once, str(scratch / "runs"))
             victim = await_first_run(scratch / "runs")
             # Longer than a task counts as one that may be over in a moment.
             time.sleep(1.5)
@@ -93,7 +84,7 @@ def a_machine_dies(lease: float) -> Callable[[Path], float]:
             daemon(server.url, "tasks", 1, lease) as doomed,
             RedisExecutor(url=server.url, queue="tasks") as executor,
         ):
-            future = executor.submit(run_noted, str(scratch / "runs"))
+            future = executor.submit(executing.hang_once, str(scratch / "runs"))
             await_first_run(scratch / "runs")
             with daemon(server.url, "tasks", 1, lease):
                 time.sleep(0.5)

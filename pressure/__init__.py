@@ -10,6 +10,7 @@ from pressure.core import Settings
 from pressure.errors import (
     ItemTooLargeError,
     LeaseLostError,
+    NotReplicatedError,
     OperationUnblocked,
     OutcomeUnknownError,
     PayloadError,
@@ -66,6 +67,7 @@ __all__ = [
     "LeaseLostError",
     "LocalServer",
     "NestingError",
+    "NotReplicatedError",
     "OperationUnblocked",
     "Options",
     "OptionsView",

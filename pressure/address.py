@@ -2,6 +2,8 @@
 
 An address comes from a URL, a user's own client, or the environment. It takes over credentials,
 TLS and socket settings, and switches redis-py's own retries, health checks and decoding off.
+Behind Sentinel and in a Cluster the server of a queue may be another tomorrow: a finder then says
+where it is (`pressure.sentinel`, `pressure.cluster`).
 """
 
 from __future__ import annotations
@@ -10,15 +12,25 @@ import inspect
 import ipaddress
 import os
 import re
-from typing import Any
+import ssl
+from multiprocessing.context import get_spawning_popen
+from typing import Any, Self
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
 import redis.backoff
 import redis.connection
+import redis.crc
 import redis.retry
+import redis.sentinel
 
-__all__ = ["DEFAULT_URL", "Address"]
+from pressure.cluster import ClusterFinder, node_settings
+from pressure.nodes import Finder, ManyHosts, Node, Question, Search, answered
+from pressure.pulse import has_ended, lifeline_beside
+from pressure.sentinel import SentinelFinder
+
+__all__ = ["DEFAULT_URL", "Address", "Client"]
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 CONNECT_TIMEOUT = 5.0
@@ -49,15 +61,35 @@ def _quiet_handshake() -> dict[str, Any]:
     return {"lib_name": None, "lib_version": None}
 
 
+Client = redis.Redis | redis.asyncio.Redis | redis.RedisCluster | redis.asyncio.RedisCluster
+"""What a user may have made."""
+_SENTINEL_POOLS = (
+    redis.sentinel.SentinelConnectionPool,
+    redis.asyncio.sentinel.SentinelConnectionPool,
+)
+
+
 class Address:
     """One server, as a factory of redis-py connections.
 
-    `str(address)` names host and port, or the socket's path, and never a password.
+    `str(address)` names host and port, or the socket's path, and never a password. With a `finder`
+    it is the server that this finds, in a Cluster for the queue that the address was made for.
     """
 
-    def __init__(self, connection_class: type[Any], settings: dict[str, Any], url: str) -> None:
+    def __init__(
+        self,
+        connection_class: type[Any],
+        settings: dict[str, Any],
+        url: str,
+        finder: Finder | None = None,
+    ) -> None:
         self.connection_class = connection_class
         self.url = url
+        self.finder = finder
+        self._slot = 0
+        if _checks_certificates(connection_class, settings):
+            # redis-py before 6 takes a certificate that is made out to another host.
+            settings = {"ssl_check_hostname": True} | settings
         self.settings = {
             "socket_connect_timeout": CONNECT_TIMEOUT,
             **{
@@ -72,12 +104,14 @@ class Address:
             "protocol": 2,
             **_quiet_handshake(),
         }
+        path = self.settings.get("path")
+        self._lifeline = lifeline_beside(str(path)) if path and finder is None else ""
 
     @classmethod
     def of(
         cls,
         url: str | None = None,
-        client: redis.Redis | redis.asyncio.Redis | None = None,
+        client: Client | None = None,
     ) -> Address:
         """The address that the arguments or else the environment give.
 
@@ -87,30 +121,77 @@ class Address:
         if client is not None:
             if url is not None:
                 raise ValueError("give either url= or client=, not both")
-            pool = client.connection_pool
-            kind, settings = pool.connection_class, dict(pool.connection_kwargs)
-            if isinstance(client, redis.asyncio.Redis):
-                kind = _blocking_kind(kind)
-                # A coroutine function, which only asyncio connections can call.
-                settings.pop("redis_connect_func", None)
-            return cls(kind, settings, "")
+            return cls._of_client(client)
         url = url or os.environ.get("PRESSURE_URL") or _published_environment() or DEFAULT_URL
         try:
-            pool = redis.ConnectionPool.from_url(url)
+            many = ManyHosts.read(url)
+            finder, single = _finder(many) if many is not None else (None, url)
+            pool = redis.ConnectionPool.from_url(single)
         except ValueError as exc:
             shown = _without_password(url)
             # The parser's own words may quote the password.
             hint = f"({exc})" if shown == url else "(characters like / in a password as %2F)"
             raise ValueError(
                 f"{shown!r} is no server URL: use redis://host:port/db, "
-                f"rediss://host:port/db (TLS) or unix:///path/to/socket {hint}"
+                "rediss://host:port/db (TLS), unix:///path/to/socket, "
+                "redis+sentinel://host:port,host:port/service/db or "
+                f"redis+cluster://host:port,host:port {hint}"
             ) from None
-        return cls(pool.connection_class, dict(pool.connection_kwargs), url)
+        settings = dict(pool.connection_kwargs)
+        if isinstance(finder, SentinelFinder):
+            finder = SentinelFinder(finder.service, finder.hosts, _sentinel_login(settings))
+        return cls(pool.connection_class, settings, url, finder)
+
+    @classmethod
+    def _of_client(cls, client: Client) -> Address:
+        finder: Finder | None = None
+        if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+            finder = ClusterFinder.of_client(client)
+            kind, settings = node_settings(client)
+        else:
+            pool = client.connection_pool
+            kind, settings = pool.connection_class, dict(pool.connection_kwargs)
+            if isinstance(pool, _SENTINEL_POOLS):
+                finder = SentinelFinder.of_client(pool)
+        asynchronous = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
+        if asynchronous:
+            # A coroutine function, which only asyncio connections can call.
+            settings.pop("redis_connect_func", None)
+        if asynchronous or isinstance(finder, SentinelFinder):
+            kind = _plain_kind(kind)
+        return cls(kind, settings, "", finder)
+
+    def for_queue(self, key: bytes) -> Self:
+        """The address of the server that has this key of a queue, and so all of them."""
+        if not self.is_cluster:
+            return self
+        address = object.__new__(type(self))
+        address.__dict__.update(self.__dict__)
+        address._slot = redis.crc.key_slot(key)
+        return address
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether all keys of a queue must lie in one slot, and so need a hash tag."""
+        return isinstance(self.finder, ClusterFinder)
+
+    @property
+    def may_be_replica(self) -> bool:
+        """Whether what is found must be asked if it is the primary; nodes of a Cluster say so by
+        themselves."""
+        return isinstance(self.finder, SentinelFinder)
 
     def __str__(self) -> str:
+        if self.finder is not None:
+            return str(self.finder)
         if "path" in self.settings:
             return str(self.settings["path"])
         return f"{self.settings.get('host', 'localhost')}:{self.settings.get('port', 6379)}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is None:
+            raise TypeError("an address is not pickled, since it may hold a password")
+        return self.__dict__
 
     def __repr__(self) -> str:
         return f"<Address {self}>"
@@ -118,40 +199,122 @@ class Address:
     @property
     def is_local(self) -> bool:
         """True if only this machine can reach the address: a unix socket or a loopback one."""
-        if "path" in self.settings:
-            return True
-        host = str(self.settings.get("host", "localhost"))
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
+        if self.finder is not None:
+            # Wherever these hosts are, they send us to others.
             return False
+        return "path" in self.settings or _is_loopback(self.settings.get("host", "localhost"))
 
     @property
     def identity(self) -> tuple[str, int]:
-        """What makes two addresses the same server and database."""
+        """What makes two addresses the same server and database. (A Cluster has one database; its
+        nodes serve ranges of slots, so that neighbours share a server, most likely.)"""
+        if self.is_cluster:
+            return str(self), self._slot // 1024
         return str(self), int(self.settings.get("db", 0))
 
     def connection(self) -> Any:
-        """A new, unconnected redis-py connection."""
+        """A new, unconnected redis-py connection. With a finder, use `found`."""
         return self.connection_class(**self.settings)
+
+    def found(self) -> Any:
+        """A new, unconnected redis-py connection, to where the server is now. Raises what redis-py
+        raises, if that is not to be found out."""
+        if self.finder is None:
+            return self.connection()
+        node = answered(self.finder.search(self._slot), self._ask)
+        return self.connection_class(**self.settings_at(node))
+
+    def search(self) -> Search | None:
+        """How to find out where the server is now, if it may change."""
+        return None if self.finder is None else self.finder.search(self._slot)
+
+    def settings_at(self, node: Node | None) -> dict[str, Any]:
+        """The settings of connections to what a search found."""
+        if node is None:
+            return self.settings
+        return {**self.settings, "host": node.host, "port": node.port}
+
+    def heed(self, exc: Exception) -> None:
+        """Learn from what went wrong with a connection."""
+        if self.finder is not None:
+            self.finder.heed(self._slot, exc)
+
+    def settings_for(self, question: Question) -> dict[str, Any]:
+        """The settings of the connection that asks a question of a search."""
+        return {**self.settings_at(question.node), **question.login}
+
+    def _ask(self, question: Question) -> Any:
+        connection = self.connection_class(**self.settings_for(question))
+        try:
+            connection.connect()
+            connection.send_command(*question.words)
+            return connection.read_response()
+        finally:
+            connection.disconnect()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether this was an embedded server, which is gone and will not come back."""
+        return bool(self._lifeline) and has_ended(self._lifeline)
 
     def advice(self) -> str:
         """How to mend that nobody answers here."""
+        if self.has_ended:
+            return (
+                "this embedded server has ended, with its data, and doesn't come back. It lives as "
+                "long as the block of local_server(), or a process that holds its lifeline"
+            )
+        if self.finder is not None:
+            return "see that they run, can be reached from here, and have a primary"
         return (
             "start one there (valkey-server or redis-server), give another url=, or let "
             "pressure.local_server() run one for you"
         )
 
 
-def _blocking_kind(kind: type[Any]) -> type[Any]:
-    """The blocking counterpart of a class of asyncio connections: redis-py names them alike."""
+def _checks_certificates(connection_class: type[Any], settings: dict[str, Any]) -> bool:
+    return issubclass(connection_class, redis.connection.SSLConnection) and settings.get(
+        "ssl_cert_reqs", "required"
+    ) not in ("none", ssl.CERT_NONE)
+
+
+def _plain_kind(kind: type[Any]) -> type[Any]:
+    """The blocking counterpart of a class of connections: redis-py names those of asyncio alike,
+    and derives from them those that know of Sentinel."""
     for base in kind.__mro__:
         namesake = getattr(redis.connection, base.__name__, None)
         if isinstance(namesake, type):
             return namesake
     raise TypeError(f"connections of the class {kind.__name__} are not supported")
+
+
+def _is_loopback(host: object) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def _finder(many: ManyHosts) -> tuple[Finder, str]:
+    """The finder for a URL with several hosts, and a URL for one of them."""
+    if many.kind == "cluster":
+        if any(part not in ("", "0") for part in many.path):
+            raise ValueError("a Cluster has database 0 only")
+        return ClusterFinder(many.hosts), many.single
+    service, *rest = many.path
+    if not service or len(rest) > 1:
+        raise ValueError("the service that the sentinels know it by is missing")
+    if rest and not rest[0].isdecimal():
+        raise ValueError(f"{rest[0]!r} is no number of a database")
+    host, query, options = many.single.partition("?")
+    return SentinelFinder(service, many.hosts, {}), f"{host}/{''.join(rest)}{query}{options}"
+
+
+def _sentinel_login(settings: dict[str, Any]) -> dict[str, Any]:
+    """The credentials for the sentinels: those for the servers are none of their business."""
+    return {name: settings.get(f"sentinel_{name}") for name in ("username", "password")}
 
 
 def _published_environment() -> str | None:
@@ -163,7 +326,7 @@ def _published_environment() -> str | None:
 
 def _without_password(url: str) -> str:
     """The URL for people to read, however malformed it is."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     if "@" in rest:
         rest = "***@" + rest.rpartition("@")[2]
     return re.sub(r"(password=)[^&]*", r"\1***", scheme + separator + rest)

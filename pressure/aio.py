@@ -11,17 +11,14 @@ is a coroutine, also `put_nowait`, `get_nowait`, `qsize`, `empty`, `full`, `task
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-import redis
-import redis.asyncio
-
-from pressure import errors, flows, items, lifecycle
-from pressure.address import Address
+from pressure import errors, items, lifecycle
+from pressure.address import Address, Client
 from pressure.aio_batches import batches
+from pressure.aio_control import AsyncQueueControl
 from pressure.aio_errors import QueueClosedError, QueueEmptyError, QueueFullError, for_asyncio
 from pressure.aio_handle import AsyncHandle
 from pressure.aio_lease import AsyncLease, Leasing
@@ -29,16 +26,15 @@ from pressure.aio_letters import AsyncDeadLetters
 from pressure.aio_link import AsyncLink
 from pressure.aio_pool import FAREWELL
 from pressure.aio_taker import AsyncTaker, QueueIterator
-from pressure.arguments import checked_bound, deadline, put_deadline
+from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import QueueDoesNotExistError
-from pressure.keys import validate_name
+from pressure.keys import resolve_prefix, validate_name
 from pressure.pace import Pace
-from pressure.protocol import Command, Status
+from pressure.protocol import Status
 from pressure.requests import Flow
-from pressure.stats import QueueStats, parse_stats
 
 __all__ = [
     "AsyncDeadLetters",
@@ -53,12 +49,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class PressureQueue(Generic[T]):
+class PressureQueue(AsyncQueueControl, Generic[T]):
     """A handle to the queue `name`, for use on one event loop.
 
     Args:
-        name, url, prefix, codec, key, settings: as for `pressure.PressureQueue`.
-        client: a `redis.asyncio.Redis` or `redis.Redis` of your own, instead of a url.
+        name, url, prefix, codec, key, min_replicas, settings: as for `pressure.PressureQueue`.
+        client: a `redis.asyncio.Redis` or `RedisCluster` of your own (or its blocking twin),
+            instead of a url.
 
     The handle belongs to the event loop of its first use, until that loop is closed; any number of
     tasks may use it. `async with q:` or `await q.disconnect()` releases its connections, and so
@@ -80,81 +77,23 @@ class PressureQueue(Generic[T]):
         name: str,
         *,
         url: str | None = None,
-        client: redis.asyncio.Redis | redis.Redis | None = None,
-        prefix: str = "__pressure__",
+        client: Client | None = None,
+        prefix: str | None = None,
         codec: str | Serializer = "pickle",
         key: bytes | str | Iterable[bytes | str] | None = None,
+        min_replicas: int | None = None,
         settings: Settings | None = None,
     ) -> None:
         validate_name(name)
         serializer = serializer_for(codec)
-        settings = settings or Settings()
         address = Address.of(url, client)
+        settings = (settings or Settings()).placed(name, address, min_replicas)
         if serializer is not None:
             settings = resolve_keys(settings, key, address)
-        self._core: Core[AsyncLink] = Core(name, prefix, serializer, settings)
-        self._handle = AsyncHandle(self._core, address)
+        core: Core[AsyncLink] = Core(name, resolve_prefix(prefix), serializer, settings)
+        super().__init__(core, AsyncHandle(core, address))
         self._pace = Pace()
         self._taker: AsyncTaker[T] = AsyncTaker(self._handle, self._pace)
-        self.dead_letters = AsyncDeadLetters(self._handle)
-
-    @property
-    def name(self) -> str:
-        return self._core.name
-
-    # The queue's life
-
-    async def create(self, bound: int | None = None) -> None:
-        """Make the queue. At most `bound` items may be in it; None or 0: no limit.
-
-        Raises `QueueAlreadyExistsError`; `TypeError` or `ValueError` for a bad bound.
-        """
-        limit = checked_bound(bound)
-        await self._handle.call(lambda session: lifecycle.create(self._core, limit))
-
-    async def exists(self) -> bool:
-        """Whether the queue has been created and not deleted."""
-        return bool(await self._handle.ask(Command(("EXISTS", self._core.protocol.keys.bound))))
-
-    async def closed(self) -> bool:
-        """Whether the queue is closed. Raises `QueueDoesNotExistError`."""
-        return bool((await self._size())[2])
-
-    async def close(self) -> None:
-        """Close the queue for everybody: no more puts; gets go on until it is drained.
-
-        Everybody who is blocked on it wakes. Raises `QueueClosedError` if it is closed already, and
-        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. To close
-        only this handle there is `disconnect()`.
-        """
-        with for_asyncio():
-            await self._handle.call(lambda session: self._described(lifecycle.close(self._core)))
-
-    async def shutdown(self, immediate: bool = False) -> None:
-        """As `asyncio.Queue.shutdown` (Python 3.13): `close`, but calling it again does no harm.
-
-        With `immediate`, what is queued is dropped and no longer counts as unfinished.
-        """
-        with contextlib.suppress(errors.QueueClosedError):
-            await self.close()
-        if immediate:
-            await self._handle.pool.give_back_ahead()
-            await self._ask(self._core.protocol.drain())
-
-    async def delete(self) -> None:
-        """Delete the queue and all its data. Everybody who is blocked on it wakes.
-
-        Raises `QueueDoesNotExistError`.
-        """
-        returned = await self._handle.call(lambda session: lifecycle.delete(self._core))
-        self._handle.pool.forget_queue()
-        if not returned:
-            warnings.warn(
-                f"queue {self.name!r}: deleted, though a client of protocol 0.15 had not returned "
-                "its role",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
     # Putting
 
@@ -183,7 +122,8 @@ class PressureQueue(Generic[T]):
 
         It streams: the iterable may be endless, and the bound is honoured. When `timeout` (for the
         whole call) runs out, or the queue is closed, the error's `accepted` says how many were put.
-        If the iterable raises, what it gave before is put.
+        If the iterable raises, what it gave before is put. What it gives gathers while it is quick,
+        so it must not wait for an answer to what it has just given: use `put` for that.
         """
         until = put_deadline(True, timeout, self._core.bound)
         accepted = 0
@@ -296,29 +236,6 @@ class PressureQueue(Generic[T]):
 
     # Looking
 
-    async def qsize(self) -> int:
-        """How many items are in the queue now. Raises `QueueDoesNotExistError`."""
-        length: int = (await self._size())[0]
-        return length
-
-    async def empty(self) -> bool:
-        """Whether the queue is empty now; that may change at once."""
-        return await self.qsize() == 0
-
-    async def full(self) -> bool:
-        """Whether the bound is reached now."""
-        length, bound, *_ = await self._size()
-        return bool(0 < bound <= length)
-
-    async def maxsize(self) -> int:
-        """The bound; 0: none."""
-        bound: int = (await self._size())[1]
-        return bound
-
-    async def set_maxsize(self, bound: int) -> None:
-        """Change the bound, for everybody; what exceeds it stays."""
-        await self._ask(self._core.protocol.set_bound(checked_bound(bound)))
-
     async def peek(self) -> T:
         """The oldest item, which stays where it is. Raises `QueueEmptyError`."""
         return await self._peek(-1)
@@ -339,19 +256,6 @@ class PressureQueue(Generic[T]):
             return (yield from items.read_item(core, reply[1]))
 
         return await self._handle.call(lambda session: self._described(look()))
-
-    async def stats(self) -> QueueStats:
-        """Counters, sizes and the last clients, at one instant."""
-        return parse_stats(self._core, await self._ask(self._core.protocol.stats()))
-
-    async def break_role(self, role: str) -> str:
-        """Free the `"producer"` or `"consumer"` role of a client of protocol 0.15 that died.
-
-        Returns the name of the client that held it; empty if nobody did.
-        """
-        if role not in ("producer", "consumer"):
-            raise ValueError(f"a role is 'producer' or 'consumer', not {role!r}")
-        return await self._handle.call(lambda session: lifecycle.break_role(self._core, role))
 
     # This handle
 
@@ -375,17 +279,3 @@ class PressureQueue(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<PressureQueue {self.name!r} at {self._handle.address} (asyncio)>"
-
-    async def _size(self) -> Any:
-        return (await self._ask(self._core.protocol.size()))[1:]
-
-    async def _ask(self, command: Command) -> Any:
-        reply = await self._handle.ask(command)
-        if reply[0] == Status.ABSENT:
-            raise QueueDoesNotExistError(self.name)
-        return reply
-
-    def _described(self, flow: Flow[R]) -> Flow[R]:
-        if not self._core.generation:
-            yield from flows.describe(self._core)
-        return (yield from flow)

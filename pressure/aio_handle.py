@@ -38,7 +38,7 @@ class AsyncHandle:
 
     def __init__(self, core: Core[AsyncLink], address: Address) -> None:
         self.core = core
-        self.address = address
+        self.address = address.for_queue(core.protocol.keys.base)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
         self._finalizer: weakref.finalize[[Pool], AsyncHandle] | None = None

@@ -20,8 +20,17 @@ import redis.exceptions as redis_errors
 from redis.asyncio.retry import Retry
 
 from pressure.address import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Address
-from pressure.errors import PressureError
-from pressure.link import BLOCK_MARGIN, OOM_POLL, quickly_packed, run_id
+from pressure.errors import PressureError, ServerRefusedError
+from pressure.link import (
+    BLOCK_MARGIN,
+    OOM_POLL,
+    elsewhere,
+    greeting,
+    refuse_replica,
+    run_id,
+)
+from pressure.nodes import Node, Question
+from pressure.packing import packed, quickly_packed
 from pressure.protocol import Command
 from pressure.requests import Block, Stream
 from pressure.retry import Broken, Oom, classify
@@ -31,9 +40,10 @@ __all__ = ["AsyncExecutor", "AsyncLink", "Control"]
 log = logging.getLogger("pressure")
 
 T = TypeVar("T")
+_BLOCKING = ("BLMOVE", "BLPOP")
 
 
-def new_connection(address: Address) -> Any:
+def new_connection(address: Address, given: dict[str, Any]) -> Any:
     """An unconnected redis-py connection for asyncio, of the kind that the address asks for."""
     # redis-py names its two families of classes alike.
     for base in address.connection_class.__mro__:
@@ -45,17 +55,49 @@ def new_connection(address: Address) -> Any:
     known: set[str] = set()
     for base in kind.__mro__:
         known |= inspect.signature(base).parameters.keys() if base is not object else set()
-    settings = {name: value for name, value in address.settings.items() if name in known}
+    settings = {name: value for name, value in given.items() if name in known}
     # Deadlines are kept here: with its own, redis-py puts a task around each sending.
     settings["socket_timeout"] = None
     settings["retry"] = Retry(redis.backoff.NoBackoff(), 0)
     return kind(**settings)
 
 
+async def found_connection(address: Address) -> Any:
+    """As `Address.found`."""
+    search = address.search()
+    if search is None:
+        return new_connection(address, address.settings)
+    try:
+        question = next(search)
+        while True:
+            try:
+                reply = await _ask(address, question)
+            except Exception as exc:
+                question = search.throw(exc)
+            else:
+                question = search.send(reply)
+    except StopIteration as stop:
+        return new_connection(address, address.settings_at(stop.value))
+
+
+async def _ask(address: Address, question: Question) -> Any:
+    login = address.settings_for(question)
+    connection = new_connection(address, login)
+    try:
+        async with asyncio.timeout(login["socket_timeout"]):
+            await connection.connect()
+            await connection.send_command(*question.words)
+            return await connection.read_response()
+    finally:
+        await connection.disconnect(nowait=True)
+
+
 class AsyncExecutor(Protocol):
     """Something that sends one command: a link, or a handle's second connection."""
 
     async def execute(self, command: Command) -> object: ...
+
+    async def unblock(self, waiter: str) -> None: ...
 
 
 class AsyncLink:
@@ -65,6 +107,8 @@ class AsyncLink:
         self.address = address
         self.waiter = ""
         self.ever_connected = False
+        self.estranged = False
+        self._run = ""
         self._connection: Any = None
         self._owed: Command | None = None
         self._posted: deque[Command] = deque()
@@ -78,21 +122,32 @@ class AsyncLink:
         """Connect if need be. Raises `Broken`, or a final error."""
         if self._connection is not None:
             return self._connection
-        connection = new_connection(self.address)
+        connection: Any = None
         try:
+            connection = await found_connection(self.address)
+            # Behind Sentinel and in a Cluster, somebody has answered.
+            self.ever_connected = self.ever_connected or self.address.finder is not None
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
+                for words in greeting(self.address):
+                    await connection.send_command(*words)
                 # The server's id of this connection and of itself: how others unblock it.
-                await connection.send_command("CLIENT", "ID")
-                await connection.send_command("INFO", "server")
                 number = int(await connection.read_response())
-                self.waiter = f"{number}@{await _run_id(connection)}"
+                run = run_id(await _permitted(connection))
+                if self.address.may_be_replica:
+                    refuse_replica(await _permitted(connection))
         except (redis_errors.RedisError, OSError) as exc:
-            await connection.disconnect(nowait=True)
-            raise classify(exc, sent=False, where=str(self.address)) from exc
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            self.address.heed(exc)
+            raise classify(exc, sent=False, address=self.address) from exc
         except BaseException:
-            await connection.disconnect(nowait=True)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
             raise
+        self.waiter = f"{number}@{run}"
+        self.estranged = self.estranged or self._run not in ("", run)
+        self._run = run
         self.ever_connected = True
         self._connection = connection
         return connection
@@ -118,8 +173,18 @@ class AsyncLink:
                 return await self._receive(command)
         except TimeoutError as exc:
             sent = self._owed is command
+            self.address.heed(exc)
             await self.close()
-            raise classify(exc, sent=sent, where=str(self.address)) from exc
+            raise classify(exc, sent=sent, address=self.address) from exc
+
+    async def unblock(self, waiter: str) -> None:
+        """End what another connection to the same server blocks in (see `Executor`)."""
+        client_id, _, run = waiter.partition("@")
+        if self._connection is not None and self._run != run:
+            await self.close()
+        await self.connect()
+        if self._run == run:
+            await self.execute(Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT")))
 
     async def post(self, command: Command) -> None:
         """Send a command whose reply is read, and dropped, with the next one's. Raises `Broken`."""
@@ -162,10 +227,15 @@ class AsyncLink:
         """End a blocking command and return its last reply; None if nothing came."""
         if self._owed is not request.command:
             return None
+        patience = BLOCK_MARGIN
         try:
             if self._connection is not None:
-                await control.execute(Command(("CLIENT", "UNBLOCK", self.client_id, "TIMEOUT")))
-            async with asyncio.timeout(BLOCK_MARGIN):
+                try:
+                    await control.unblock(self.waiter)
+                except ServerRefusedError:
+                    # It is not permitted; the server's own time-out ends the block soon.
+                    patience += request.seconds
+            async with asyncio.timeout(patience):
                 return await self._receive(request.command)
         except TimeoutError:
             await self.close()
@@ -214,28 +284,48 @@ class AsyncLink:
         try:
             try:
                 return await connection.read_response(disconnect_on_error=False)
+            except redis_errors.AskError as exc:
+                if not elsewhere(exc, command) or command.words[0] in _BLOCKING:
+                    raise
+                return await self._ask(exc, command)
             except redis_errors.NoScriptError:
                 if command.script is None:
                     raise
-                await connection.send_command("EVAL", command.script.text, *command.words[2:])
+                whole = packed(("EVAL", command.script.text, *command.words[2:]))
+                await connection.send_packed_command([whole], check_health=False)
                 return await connection.read_response(disconnect_on_error=False)
         except (redis_errors.RedisError, OSError) as exc:
             raise await self._failure(exc) from exc
 
+    async def _ask(self, redirection: redis_errors.AskError, command: Command) -> Any:
+        """Send one command to the node that the key is on while its slot is being moved."""
+        node = Node(redirection.host, redirection.port)
+        connection = new_connection(self.address, self.address.settings_at(node))
+        try:
+            async with asyncio.timeout(SOCKET_TIMEOUT):
+                await connection.connect()
+                await connection.send_command("ASKING")
+                await connection.read_response()
+                await connection.send_packed_command([quickly_packed(command)])
+                return await connection.read_response()
+        finally:
+            await connection.disconnect(nowait=True)
+
     async def _failure(self, exc: Exception) -> Exception:
-        failure = classify(exc, sent=True, where=str(self.address))
+        failure = classify(exc, sent=True, address=self.address)
         if isinstance(failure, Broken) or not isinstance(exc, redis_errors.ResponseError):
+            self.address.heed(exc)
             await self.close()
         self._owed = None
         return failure
 
 
-async def _run_id(connection: Any) -> str:
+async def _permitted(connection: Any) -> Any:
+    """The reply to what may be asked if it is permitted."""
     try:
-        info = await connection.read_response()
+        return await connection.read_response()
     except redis_errors.NoPermissionError:
-        return ""
-    return run_id(info)
+        return b""
 
 
 def _no_reply() -> Broken:
@@ -252,6 +342,10 @@ class Control:
     async def execute(self, command: Command) -> object:
         async with self._lock:
             return await self._link.execute(command)
+
+    async def unblock(self, waiter: str) -> None:
+        async with self._lock:
+            await self._link.unblock(waiter)
 
     async def close(self) -> None:
         await self._link.close(nowait=False)

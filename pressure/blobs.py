@@ -53,11 +53,14 @@ class Reference(NamedTuple):
 
     @classmethod
     def of(cls, body: bytes) -> Reference:
-        """Raises `ValueError` if the body is none."""
+        """Raises `ValueError` if the body is none, or contradicts itself."""
         try:
-            return cls(*_REFERENCE.unpack(body))
+            reference = cls(*_REFERENCE.unpack(body))
         except struct.error as exc:
             raise ValueError(f"a blob reference has {_REFERENCE.size} bytes") from exc
+        if reference.chunks != -(-reference.size // CHUNK_BYTES):
+            raise ValueError(f"{reference.size:,} bytes are not {reference.chunks:,} chunks")
+        return reference
 
 
 def is_blob(item: Envelope) -> bool:
@@ -115,9 +118,15 @@ def keep(core: Core[Any], item: bytes) -> Flow[None]:
 
 def discard(core: Core[Any], item: bytes) -> Flow[None]:
     """Drop the body of an item that is not put, if it is a blob."""
-    parsed = Envelope.parse(item)
-    if is_blob(parsed):
+    try:
+        parsed = Envelope.parse(item)
+        if not is_blob(parsed):
+            return
         reference = Reference.of(parsed.body)
+    except ValueError:
+        # What came back from the server need not be what was sent.
+        return
+    if reference.size <= core.settings.max_item_bytes:
         yield core.protocol.blob_withdraw(reference.id, reference.chunks)
         yield core.protocol.end_upload(reference.id, reference.chunks)
 
@@ -131,7 +140,10 @@ def download(core: Core[Any], item: Envelope) -> Flow[Buffer]:
     assert codec is not None
     reference = Reference.of(item.body)
     if reference.size > core.settings.max_item_bytes:
-        raise ValueError("its body exceeds max_item_bytes")
+        raise ValueError(
+            f"its body has {reference.size:,} bytes, and max_item_bytes is "
+            f"{core.settings.max_item_bytes:,} here"
+        )
     seal = codec.unseal(item)
     body = room(reference.size)
     filled = 0

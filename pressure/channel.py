@@ -8,19 +8,17 @@ queues, each named after a client, in the same slot as the queue itself.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from pressure import flows, lifecycle, parcels
 from pressure.address import Address
-from pressure.codec import Codec
+from pressure.consuming import Consumer, Sealed, Verdict
 from pressure.content import Buffer, Content
 from pressure.core import Core, Settings
 from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
-from pressure.exchanging import exchange, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import validate_name
 from pressure.link import Link
@@ -28,32 +26,22 @@ from pressure.parcels import (
     ID_BYTES,
     Delivery,
     Record,
-    open_item,
     pack,
-    quickly_opened,
     quickly_packed,
 )
-from pressure.protocol import Command, Outcome, Status
-from pressure.replies import REPLY_TTL, Opaque, reply_core, reply_keys, reply_name
-from pressure.requests import Flow, Post
+from pressure.protocol import Command, Status
+from pressure.replies import (
+    REPLY_TTL,
+    Opaque,
+    kept_core,
+    reply_core,
+    reply_keys,
+    reply_name,
+)
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
-
-
-class Sealed(NamedTuple):
-    """An answer that lies beside its reply queue already, and the item that is to be put there."""
-
-    item: bytes
-
-
-class Verdict(NamedTuple):
-    """What became of a delivery: an answer for its client (None: none), and the reason (JSON) why
-    it goes to the dead letters (empty: it doesn't)."""
-
-    delivery: Delivery
-    answer: bytes | Content | Sealed | None
-    dead_letter: str = ""
 
 
 class Channel:
@@ -151,20 +139,21 @@ class Channel:
         return [digit == 0x31 for digit in reply]
 
     def consumer(self) -> Consumer:
-        return Consumer(self)
+        return Consumer(self.handle)
 
     def store(self, name: bytes, body: bytes | Content) -> None:
         """Keep a signed body beside the queue under a name of the caller's (of 16 bytes)."""
         if not self.core.generation:
             self.handle.call(flows.describe(self.core))
-        self.handle.call(parcels.store(self.core, name, body))
+        self.handle.call(parcels.store(kept_core(self.core), name, body))
 
     def fetch(self, client_id: bytes, name: bytes) -> Buffer | None:
         """What a client keeps under a name beside its reply queue; None if it is not there.
 
         Raises `BadSignature`.
         """
-        return self.handle.call(parcels.fetch(reply_core(self.core, client_id), name))
+        kept = kept_core(reply_core(self.core, client_id))
+        return self.handle.call(parcels.fetch(kept, name))
 
     def unstore(self, name: bytes) -> None:
         """Drop what was stored under a name."""
@@ -220,143 +209,6 @@ class Channel:
 
     def disconnect(self) -> None:
         self.handle.disconnect()
-
-
-class Consumer:
-    """One consumer of a channel. Its operations exclude each other by `lock`, which is held also
-    while one of them blocks."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._core = channel.core
-        self._session = channel.handle.acquire()
-        self.lock = threading.RLock()
-        self._codecs: dict[bytes, tuple[Core[Link], Codec]] = {}
-
-    @property
-    def id(self) -> bytes:
-        """Its name at the server. It changes when the connection is lost."""
-        return self._session.consumer
-
-    @property
-    def known(self) -> bool:
-        """Whether the server knows it as a consumer: only then can `next` wait."""
-        return self._session.known
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether an item came that only the next `exchange` accounts for."""
-        return self._session.moved > 0
-
-    @property
-    def life(self) -> int:
-        """Changes when its leases were lost: what it holds is then somebody else's."""
-        return self._session.life
-
-    def exchange(
-        self, verdicts: Sequence[Verdict], count: int, until: float | None = None
-    ) -> list[Delivery]:
-        """Record verdicts and claim up to `count` deliveries, waiting for the first until `until`.
-
-        A verdict on a lost lease is dropped. Returns an empty list at `until`, or after `unblock`.
-        """
-        with self.lock:
-            flow = self._exchange(verdicts, count, until)
-            return self._channel.handle.run(flow, self._session, until)
-
-    def _exchange(
-        self, verdicts: Sequence[Verdict], count: int, until: float | None
-    ) -> Flow[list[Delivery]]:
-        if not self._core.generation:
-            yield from flows.describe(self._core)
-        outcomes = []
-        for verdict in verdicts:
-            # Generators cost more than what they mostly do here.
-            outcome = self._quick_outcome(verdict)
-            outcomes.append(outcome or (yield from self._outcome(verdict)))
-        items = yield from exchange(self._core, self._session, outcomes, count, until)
-        deliveries = []
-        for item in items:
-            delivery = quickly_opened(self._core, item)
-            deliveries.append(delivery or (yield from open_item(self._core, item)))
-        return deliveries
-
-    def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
-        delivery, answer, dead_letter = verdict
-        if answer is None:
-            return Outcome(delivery.id, None, b"", dead_letter)
-        known = self._codecs.get(delivery.client_id)
-        if known is None or type(answer) is not bytes:
-            return None
-        core, codec = known
-        value = quickly_packed(core, codec, Record(delivery.id, answer))
-        if value is None:
-            return None
-        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
-
-    def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
-        delivery, answer, dead_letter = verdict
-        if answer is None:
-            return Outcome(delivery.id, None, b"", dead_letter)
-        known = self._codecs.get(delivery.client_id)
-        if known is None:
-            if len(self._codecs) > 1000:
-                self._codecs.clear()
-            core = reply_core(self._core, delivery.client_id)
-            assert core.codec is not None
-            known = self._codecs[delivery.client_id] = core, core.codec
-        core, codec = known
-        if isinstance(answer, Sealed):
-            return Outcome(delivery.id, core.protocol.keys, answer.item, dead_letter)
-        try:
-            value = yield from pack(core, codec, Record(delivery.id, answer))
-        except QueueDoesNotExistError:
-            # Too large to travel inline, and nobody is there to fetch it.
-            return Outcome(delivery.id, None, b"", dead_letter)
-        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
-
-    def next(self, until: float | None = None) -> Delivery | None:
-        """Wait for one delivery without recording anything: the quickest way when little comes.
-
-        None at `until`, or now and then: `exchange` then says whether the queue is still there.
-        """
-        with self.lock:
-            return self._channel.handle.run(self._next(until), self._session, until)
-
-    def _next(self, until: float | None) -> Flow[Delivery | None]:
-        session = self._session
-        if not session.known or session.stale:
-            return None
-        first = not session.moved
-        item = yield from wait_for_one(self._core, session, until)
-        if item is None:
-            return None
-        if first and self._core.ttl_ms:
-            # The list of what it holds came into being: it must not stay if this process dies.
-            taken = self._core.protocol.keys.taken(session.consumer)
-            yield Post(self._core.protocol.expire(taken, self._core.ttl_ms))
-        return quickly_opened(self._core, item) or (yield from open_item(self._core, item))
-
-    def give_back(self, ids: Sequence[bytes], *, charge: bool = False) -> None:
-        """Return what was claimed to the head of the queue."""
-        with self.lock:
-            session = self._session
-            command = self._core.protocol.give_back(session.consumer, ids, charge=charge)
-            self._channel.handle.run(_one(command), session, time.monotonic() + 5.0)
-            for id in ids:
-                session.leased.pop(id, None)
-
-    def holds(self, id: bytes) -> bool:
-        """Whether it holds a delivery: the lease was not lost, and it was not given back."""
-        with self.lock:
-            taken = self._core.protocol.keys.taken(self._session.consumer)
-            command = Command(("LRANGE", taken, 0, -1))
-            items: Any = self._channel.handle.run(_one(command), self._session)
-            return any(self._core.tag_of(item) == id for item in items)
-
-    def close(self) -> None:
-        """Give everything back and sign off."""
-        self._channel.handle.release(self._session)
 
 
 def _withdraw(core: Core[Any], session: Session[Any], ids: Sequence[bytes]) -> Flow[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import pickle
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import cloudpickle
 
 from pressure import envelope
 from pressure.envelope import Envelope
+from pressure.python_versions import marked, unmarked
 
 __all__ = [
     "RAW",
@@ -32,7 +34,9 @@ __all__ = [
 
 RAW = "raw"
 _MAC_BYTES = 16
+_DERIVATION = b"pressure derived"
 _PROTOCOL = 5
+_PARTS = struct.Struct(">HHQ16s16s")
 
 
 class BadSignature(ValueError):
@@ -56,13 +60,13 @@ class _Pickle:
             return pickle.dumps(obj, _PROTOCOL)
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
-                return bytes(cloudpickle.dumps(obj, _PROTOCOL))
+                return marked(cloudpickle.dumps(obj, _PROTOCOL))
             except Exception:
                 # The plain error is the one that users of the standard library know.
                 raise plain from None
 
     def loads(self, data: bytes, /) -> Any:
-        return pickle.loads(data)
+        return pickle.loads(unmarked(data))
 
 
 def serializer_for(codec: str | Serializer) -> Serializer | None:
@@ -79,7 +83,10 @@ def serializer_for(codec: str | Serializer) -> Serializer | None:
 
 
 class Signer:
-    """Signs with the first of some keys and accepts all of them, so that keys can be rotated."""
+    """Signs with the first of some keys and accepts all of them, so that keys can be rotated.
+
+    `context` is what the signatures are bound to besides the item (`context_of`).
+    """
 
     def __init__(self, keys: Sequence[bytes], context: bytes) -> None:
         self._states: dict[bytes, Any] = {}
@@ -87,8 +94,10 @@ class Signer:
             # Longer keys are hashed first, since BLAKE2b takes at most 64 bytes.
             short = key if len(key) <= 64 else hashlib.blake2b(key).digest()
             key_id = hashlib.blake2b(short, digest_size=4, person=b"pressure key id").digest()
-            state = hashlib.blake2b(key=short, digest_size=_MAC_BYTES)
-            state.update(len(context).to_bytes(4, "big") + context)
+            # A key of its own for each queue, generation and direction: what was signed for one
+            # can't be taken for another's.
+            derived = hashlib.blake2b(context, key=short, digest_size=32, person=_DERIVATION)
+            state = hashlib.blake2b(key=derived.digest(), digest_size=_MAC_BYTES)
             self._states.setdefault(key_id, state)
         self.key_id = next(iter(self._states))
 
@@ -164,6 +173,11 @@ class Codec:
         flags = envelope.SIGNED if keys else 0
         self._prefix = envelope.prefix(flags, max_deliveries)
         self._key_id = self._signer.key_id if self._signer is not None else envelope.NO_KEY
+        # The same for records, whose most deliveries differ.
+        self._flags = flags
+        self._start = self._prefix[:2]
+        self._starts: dict[int, bytes] = {}
+        self._state = None if self._signer is None else self._signer.begin(b"", self._key_id)
 
     def pack(
         self,
@@ -216,6 +230,35 @@ class Codec:
                 return None
         return body
 
+    def pack_record(self, message_id: bytes, body: bytes, max_deliveries: int) -> bytes:
+        """As `pack`, for bodies that travel inline: the quick way."""
+        start = self._starts.get(max_deliveries)
+        if start is None:
+            start = self._starts[max_deliveries] = envelope.prefix(self._flags, max_deliveries)
+        ids = message_id + self._client_id
+        mac = envelope.NO_MAC
+        if self._state is not None:
+            state = self._state.copy()
+            state.update(start + ids + body)
+            mac = state.digest()
+        return b"".join((start, envelope.FILLED_IN_LATER, ids, self._key_id, mac, body))
+
+    def open_record(self, item: bytes) -> tuple[int, int, int, bytes, bytes, bytes] | None:
+        """The parts of an item like those of `pack_record`: the most deliveries, those so far, the
+        server's time, its id, its client's, and its body. None for any other, good or bad."""
+        if item[:2] != self._start or item[46:50] != self._key_id:
+            return None
+        if len(item) < envelope.HEADER_BYTES:
+            return None
+        body = item[envelope.HEADER_BYTES :]
+        if self._state is not None:
+            state = self._state.copy()
+            state.update(item[:4] + item[14:46] + body)
+            if not hmac.compare_digest(state.digest(), item[50 : envelope.HEADER_BYTES]):
+                return None
+        most, deliveries, put_ms, message_id, client_id = _PARTS.unpack_from(item, 2)
+        return most, deliveries, put_ms, message_id, client_id, body
+
     def parse(self, item: bytes) -> Envelope:
         """The item's parts, unchecked. Raises `ValueError` if it is no envelope of ours."""
         return Envelope.parse(item)
@@ -259,6 +302,10 @@ class Codec:
 
 
 def context_of(name: str, generation: bytes, direction: str) -> bytes:
-    """What a signature is bound to besides the item: queue, its generation, and direction."""
+    """What a signature is bound to besides the item: queue, its generation, and direction.
+
+    The directions are `item`; for an executor's reply queues `result`, and `stored` for what the
+    client keeps beside one of them for its tasks.
+    """
     parts = (name.encode(), generation, direction.encode())
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -15,22 +15,24 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field, fields, replace
+from multiprocessing.context import get_spawning_popen
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pressure import envelope
+from pressure.address import Address
 from pressure.codec import Codec, Serializer, context_of
 from pressure.errors import ItemTooLargeError
 from pressure.keys import Keys
 from pressure.protocol import Protocol
-from pressure.session import Session
+from pressure.session import Movable, Session
 
 __all__ = ["Ahead", "Core", "Settings", "readable_client_id", "reason"]
 
 log = logging.getLogger("pressure")
 
-L = TypeVar("L")
+L = TypeVar("L", bound=Movable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,17 @@ class Settings:
     Attributes:
         lease: seconds that a dead consumer's items stay away; the living renew theirs.
         max_deliveries: failed deliveries after which an item goes to the dead letters; 0: never.
-        max_item_bytes: the largest encoded item that `put` accepts.
+        max_item_bytes: the largest encoded item that `put` accepts, and that is read: a larger one
+            goes to the dead letters unread.
         reconnect_timeout: seconds for which a lost server is sought before an error is raised.
         ttl: seconds that an anonymous queue outlives its last living user; None: named, for ever.
-        signing_keys: the first signs, all are accepted; none: items are not signed.
+        signing_keys: the first signs, all are accepted; none: items are not signed. Pickled
+            settings don't have them.
         direction: what the signature binds an item to, besides the queue.
-        hash_tag: leading part of the name that is put in braces, for Cluster.
+        hash_tag: leading part of the name that is put in braces, for Cluster; there the whole name
+            if nothing else is given.
+        min_replicas: how many replicas must have what is put before that counts as done.
+        replica_timeout: seconds to wait for them until `NotReplicatedError` is raised.
     """
 
     lease: float = 15.0
@@ -56,6 +63,20 @@ class Settings:
     signing_keys: tuple[bytes, ...] = field(default=(), repr=False)
     direction: str = "item"
     hash_tag: str = ""
+    min_replicas: int = 0
+    replica_timeout: float = 2.0
+
+    def placed(self, name: str, address: Address, min_replicas: int | None = None) -> Settings:
+        """The settings for the queue `name` at an address: in a Cluster all of its keys must lie in
+        one slot. `min_replicas`, if given, takes the place of what is set."""
+        tag = self.hash_tag or (name if address.is_cluster else "")
+        most = self.min_replicas if min_replicas is None else min_replicas
+        return replace(self, hash_tag=tag, min_replicas=most)
+
+    def __getstate__(self) -> list[Any]:
+        # Only to a process that this one is just starting do the keys go along.
+        state = self if get_spawning_popen() is not None else replace(self, signing_keys=())
+        return [getattr(state, one.name) for one in fields(state)]
 
     def __post_init__(self) -> None:
         if not self.lease > 0:
@@ -66,6 +87,10 @@ class Settings:
             raise ValueError(f"max_item_bytes must be positive, not {self.max_item_bytes!r}")
         if not self.reconnect_timeout >= 0:
             raise ValueError(f"reconnect_timeout must be >= 0, not {self.reconnect_timeout!r}")
+        if self.min_replicas < 0:
+            raise ValueError(f"min_replicas must be >= 0, not {self.min_replicas!r}")
+        if not self.replica_timeout > 0:
+            raise ValueError(f"replica_timeout must be positive, not {self.replica_timeout!r}")
 
 
 class Ahead(NamedTuple, Generic[L]):
@@ -89,12 +114,15 @@ class Core(Generic[L]):
         self.serializer = serializer
         self.raw = serializer is None
         self.protocol = Protocol(Keys(prefix, name, hash_tag=settings.hash_tag), raw=self.raw)
+        self.most_bytes = settings.max_item_bytes + envelope.HEADER_BYTES
         self.lease_ms = int(settings.lease * 1000)
         self.ttl_ms = int((settings.ttl or 0) * 1000)
         self.generation = b""
         self.codec: Codec | None = None
         self.bound = 0
-        self.forfeited = False
+        self.forfeited = 0
+        # When the server last answered to a claim (monotonic).
+        self.looked = 0.0
         self.unblocked = 0
         self._warned: set[str] = set()
         self.forget_processes()
@@ -135,6 +163,14 @@ class Core(Generic[L]):
         if len(body) > self.settings.max_item_bytes:
             raise ItemTooLargeError(self.name, len(body), self.settings.max_item_bytes)
 
+    def check_received(self, item: bytes) -> None:
+        """Raise `ValueError` if an item is larger than any that is accepted here."""
+        if len(item) > self.most_bytes:
+            raise ValueError(
+                f"it has {len(item):,} bytes, and max_item_bytes is "
+                f"{self.settings.max_item_bytes:,} here"
+            )
+
     def serialize(self, obj: Any) -> bytes:
         """The body of an item. Raises what the serializer raises, `TypeError`, or
         `ItemTooLargeError`."""
@@ -171,6 +207,31 @@ class Core(Generic[L]):
                 return ahead
             self.moved(ahead)
 
+    def pop_many_ahead(self, most: int) -> list[Ahead[L]]:
+        """Up to `most` such items of one session. Call `moved_many` once they are elsewhere."""
+        first = self.pop_ahead()
+        if first is None:
+            return []
+        popped = [first]
+        session, life = first.session, first.life
+        with self._moving:
+            while self.buffer and len(popped) < most:
+                ahead = self.buffer[0]
+                if ahead.session is not session or ahead.life != life:
+                    break
+                popped.append(self.buffer.popleft())
+            session.opening.extend((ahead.kind, ahead.tag) for ahead in popped[1:])
+        return popped
+
+    def moved_many(self, popped: Sequence[Ahead[L]]) -> None:
+        opening = popped[0].session.opening
+        with self._moving:
+            if len(opening) == len(popped):
+                opening.clear()
+                return
+        for ahead in popped:
+            self.moved(ahead)
+
     def moved(self, ahead: Ahead[L]) -> None:
         """What `pop_ahead` returned was handed out, given back, or is to be looked for again."""
         ahead.session.opening.remove((ahead.kind, ahead.tag))
@@ -187,8 +248,8 @@ class Core(Generic[L]):
 
     def store_ahead(self, session: Session[L], kind: str, items: Iterable[bytes]) -> None:
         """Keep items for the calls that follow."""
-        life = session.life
-        self.buffer.extend(Ahead(session, life, kind, self.tag_of(item), item) for item in items)
+        life, tag_of = session.life, digest if self.raw else envelope.message_id
+        self.buffer.extend([Ahead(session, life, kind, tag_of(item), item) for item in items])
         self.popped = self.stored = time.monotonic()
 
     def consumers(self) -> list[bytes]:

@@ -25,7 +25,8 @@ def give_up(address: Address, request: Request, broken: Broken) -> ServerUnavail
     """The error for the end of all patience."""
     command = request.command if isinstance(request, Block) else request
     script = command.script if isinstance(command, Command) else None
-    if broken.sent and script is not None and script.name in ("put", "exchange"):
+    putting = script is not None and script.name in ("put", "exchange")
+    if broken.sent and putting and not address.has_ended:
         return OutcomeUnknownError(
             f"the server at {address} went away in the middle of a put: it may have been "
             f"accepted or not ({broken})"
@@ -37,7 +38,8 @@ class Attempts:
     """How often the requests of one flow are tried, whichever way they are sent.
 
     A connection that breaks is made anew for up to `reconnect_timeout` seconds (and not beyond
-    `deadline`, monotonic); a first connection must succeed at once.
+    `deadline`, monotonic); a first connection must succeed at once. An embedded server that has
+    ended is not waited for.
     """
 
     def __init__(self, address: Address, reconnect_timeout: float, deadline: float | None) -> None:
@@ -59,7 +61,8 @@ class Attempts:
         """
         self._sent = broken.sent = self._sent or broken.sent
         self._backoff = self._backoff or Backoff(self._reconnect_timeout)
-        delay = self._backoff.delay(self.deadline) if ever_connected else None
+        may_return = ever_connected and not self._address.has_ended
+        delay = self._backoff.delay(self.deadline) if may_return else None
         if delay is None:
             raise give_up(self._address, request, broken) from broken.cause
         return delay
@@ -106,16 +109,9 @@ def run(
     deadline: float | None = None,
 ) -> T:
     """Run a flow to its end; `Attempts` says what happens when the connection breaks."""
-    try:
-        return _run(flow, link, control, Attempts(link.address, reconnect_timeout, deadline))
-    except BaseException:
-        # It puts its session in order now, and not whenever the traceback is dropped.
-        flow.close()
-        raise
-
-
-def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
     result: T
+    # Made when the first attempt fails: most calls are one request, and that succeeds.
+    attempts: Attempts | None = None
     try:
         request = next(flow)
         while True:
@@ -123,18 +119,12 @@ def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
                 try:
                     if type(request) is Command:
                         reply = link.execute(request)
-                    elif type(request) is Block:
-                        reply = link.block(request, control)
-                    elif type(request) is Post:
-                        link.post(request.command)
-                        reply = None
-                    elif type(request) is Stream:
-                        reply = link.stream(request)
-                    elif type(request) is Sleep:
-                        time.sleep(request.seconds)
-                        reply = None
-                    attempts.succeeded()
+                    else:
+                        reply = _other(request, link, control)
+                    if attempts is not None:
+                        attempts.succeeded()
                 except Broken as broken:
+                    attempts = attempts or Attempts(link.address, reconnect_timeout, deadline)
                     time.sleep(attempts.failed(request, broken, ever_connected=link.ever_connected))
                     if attempts.may_repeat(request):
                         continue
@@ -149,3 +139,20 @@ def _run(flow: Flow[T], link: Link, control: Executor, attempts: Attempts) -> T:
     except StopIteration as stop:
         result = stop.value
         return result
+    except BaseException:
+        # The same for a flow that is under way still.
+        flow.close()
+        raise
+
+
+def _other(request: Request, link: Link, control: Executor) -> object:
+    """Send a request that is not one plain command."""
+    if type(request) is Block:
+        return link.block(request, control)
+    if type(request) is Stream:
+        return link.stream(request)
+    if type(request) is Post:
+        link.post(request.command)
+    elif type(request) is Sleep:
+        time.sleep(request.seconds)
+    return None

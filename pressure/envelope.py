@@ -6,6 +6,7 @@ withdraw an item, the deliveries to cap them, the time to tell its age.
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ BLOB = 0x02
 _HEADER = struct.Struct(">BBHHQ16s16s4s16s")
 HEADER_BYTES = _HEADER.size
 _PREFIX = struct.Struct(">BBH")
+MESSAGE_ID = slice(14, 30)
+"""Where the message id is in an item's bytes."""
 FILLED_IN_LATER = b"\0" * 10
 NO_KEY = b"\0" * 4
 NO_MAC = b"\0" * 16
@@ -63,14 +66,19 @@ class Envelope(NamedTuple):
             ) from None
         if envelope.version >> 4 != VERSION >> 4:
             raise ValueError(
-                f"it was written by protocol version {envelope.version >> 4}."
-                f"{envelope.version & 15}, this client speaks {VERSION >> 4}.{VERSION & 15}"
+                f"it was written by protocol version {_readable(envelope.version)}, and pressure "
+                f"on {socket.gethostname()} speaks {_readable(VERSION)}: install the same version "
+                "on both sides"
             )
         return envelope
 
     @property
     def body(self) -> bytes:
         return self.item[HEADER_BYTES:]
+
+
+def _readable(version: int) -> str:
+    return f"{version >> 4}.{version & 15}"
 
 
 def pack(
@@ -105,7 +113,7 @@ def with_mac(item: bytes, mac: bytes) -> bytes:
 
 def message_id(item: bytes) -> bytes:
     """The message id of an item's bytes, without parsing the rest."""
-    return item[14:30]
+    return item[MESSAGE_ID]
 
 
 def caps(item: bytes) -> tuple[int, int]:

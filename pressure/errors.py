@@ -11,6 +11,7 @@
     │   ├── QueueEmptyError             is a queue.Empty
     │   ├── QueueInUseError             a client of protocol 0.15 holds the role
     │   ├── ItemTooLargeError           is a ValueError; nothing was sent
+    │   ├── NotReplicatedError          accepted, but too few replicas have it yet
     │   ├── OperationUnblocked          another thread called unblock()
     │   ├── LeaseLostError              the item went back to the queue meanwhile
     │   └── PayloadError                the item cannot be read; it is in the dead-letter list
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "ItemTooLargeError",
     "LeaseLostError",
+    "NotReplicatedError",
     "OperationUnblocked",
     "OutcomeUnknownError",
     "PayloadError",
@@ -144,6 +146,26 @@ class ItemTooLargeError(QueueError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.queue, self.size, self.limit), self.__dict__
+
+
+class NotReplicatedError(QueueError):
+    """The put was accepted, and fewer replicas than `min_replicas` say in time that they have it.
+
+    The items **are in the queue** (`accepted` says how many), so don't put them again: but they may
+    be lost if the primary dies now. `replicas` acknowledged, `wanted` were asked for.
+    """
+
+    def __init__(self, queue: str, replicas: int, wanted: int) -> None:
+        super().__init__(
+            queue,
+            f"the put was accepted, but only {replicas} of {wanted} replicas (min_replicas) have "
+            "it so far; don't repeat it",
+        )
+        self.replicas = replicas
+        self.wanted = wanted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.queue, self.replicas, self.wanted), self.__dict__
 
 
 class LeaseLostError(QueueError):

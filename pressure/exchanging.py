@@ -8,13 +8,14 @@ from typing import Any
 
 from pressure import flows
 from pressure.core import Core
+from pressure.envelope import MESSAGE_ID
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
 from pressure.protocol import Outcome, Status
 from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
-from pressure.session import Session
+from pressure.session import MARK, Session
 
-__all__ = ["exchange", "wait_for_one"]
+__all__ = ["await_one", "exchange", "release", "wait_for_one"]
 
 
 def exchange(
@@ -23,19 +24,24 @@ def exchange(
     outcomes: Sequence[Outcome],
     count: int,
     until: float | None,
+    *,
+    wait: bool = True,
 ) -> Flow[list[bytes]]:
-    """Record outcomes and take up to `count` items on lease, blocking until `until` for the first.
+    """Record outcomes and take up to `count` items on lease, blocking until `until` for the first;
+    without `wait` not at all, but as one who is about to.
 
-    After a lost reply it is all sent again under a new consumer id: what was recorded then is no
-    longer held, and so not recorded twice. Outcomes of lost leases are dropped. Raises
-    `QueueClosedError`, `QueueDoesNotExistError`.
+    After a lost reply it is sent again under a new consumer id, as far as it is about what is held
+    still: what was recorded is not, and so not recorded twice. Outcomes of lost leases are dropped.
+    Raises `QueueClosedError`, `QueueDoesNotExistError`.
     """
     unblocked = core.unblocked
     fresh = True
     while True:
         if session.stale:
-            found = yield from flows.adopt(core, session)
-            _hold(core, session, found)
+            held: list[bytes] = []
+            found = yield from flows.adopt(core, session, held)
+            outcomes = [one for one in outcomes if _holds(session, one[0], held)]
+            _hold(session, found)
             if found and not outcomes:
                 return found
             if found:
@@ -68,20 +74,27 @@ def exchange(
         if status in (Status.OK, Status.EMPTY, Status.CLOSED):
             session.known = True
             session.moved = 0
+            core.looked = time.monotonic()
             for outcome in outcomes:
-                session.leased.pop(outcome.tag, None)
+                release(session, outcome[0])
             outcomes = ()
-            session.waiting = session.waiting or (status == Status.EMPTY and not last_try)
+            if status == Status.EMPTY:
+                session.paused = bool(reply[3:])
+                session.waiting = not session.paused and (session.waiting or not last_try)
         if status == Status.OK:
             items: list[bytes] = reply[2:]
-            _hold(core, session, items)
+            _hold(session, items)
             return items
         if status == Status.EMPTY:
             if reply[2] and (yield from flows.reap_due(core)):
                 continue
-            if last_try or core.unblocked != unblocked:
+            if last_try or not wait or core.unblocked != unblocked:
                 return []
             fresh = False
+            if session.paused:
+                # Paused: nothing may be moved here until that is over.
+                yield flows.wait_at_most(core.protocol.wait_for_resume, until)
+                continue
             item = yield from wait_for_one(core, session, until)
             if item is not None:
                 return [item]
@@ -90,7 +103,7 @@ def exchange(
                 return []
             raise QueueClosedError(core.name)
         elif status == Status.LOST:
-            core.forfeited = True
+            core.forfeited += 1
             session.reset()
             outcomes = ()
             if count == 0:
@@ -105,9 +118,28 @@ def exchange(
             raise QueueDoesNotExistError(core.name)
 
 
-def _hold(core: Core[Any], session: Session[Any], items: Sequence[bytes]) -> None:
+def _hold(session: Session[Any], items: Sequence[bytes]) -> None:
+    leased, marks = session.leased, session.marks
     for item in items:
-        session.leased[core.tag_of(item)] += 1
+        # Quicker than a counter's own way.
+        tag = item[MESSAGE_ID]
+        count = leased.get(tag, 0)
+        leased[tag] = count + 1
+        marks[tag] = (*marks[tag], item[MARK]) if count else (item[MARK],)
+
+
+def _holds(session: Session[Any], tag: bytes, held: Sequence[bytes]) -> bool:
+    """Whether the oldest item of this tag that came here is among those that are `held`, of which
+    a newer one may have the same tag."""
+    marks = session.marks.get(tag)
+    return marks is None or any(item[MARK] == marks[0] for item in held)
+
+
+def release(session: Session[Any], tag: bytes) -> None:
+    """The oldest item of this tag is no longer held."""
+    count, marks = session.leased.pop(tag, 0), session.marks.pop(tag, ())
+    if count > 1:
+        session.leased[tag], session.marks[tag] = count - 1, marks[1:]
 
 
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:
@@ -119,9 +151,9 @@ def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) ->
         return None
     seconds = min(flows.SLICE, left + 0.1)
     try:
-        item: bytes | None = yield Block(
-            core.protocol.blocking_take(session.consumer, seconds), seconds, until
-        )
+        command = core.protocol.blocking_take(session.consumer, seconds)
+        then = flows.taken_expires(core, session)
+        item: bytes | None = yield Block(command, seconds, until, then)
     except BaseException as exc:
         session.stale, session.stale_ahead = True, False
         if isinstance(exc, Disconnected):
@@ -129,5 +161,17 @@ def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) ->
         raise
     if item is not None:
         session.moved += len(item)
-        _hold(core, session, [item])
+        _hold(session, [item])
     return item
+
+
+def await_one(core: Core[Any], session: Session[Any]) -> Flow[bytes | None]:
+    """After an exchange without `wait`: one request that blocks for one item, or for the end of the
+    pause, for a slice. None, too, if the connection broke."""
+    if not session.paused:
+        return (yield from wait_for_one(core, session, None))
+    try:
+        yield flows.wait_at_most(core.protocol.wait_for_resume, None)
+    except Disconnected:
+        session.stale, session.stale_ahead = True, False
+    return None

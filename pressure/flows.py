@@ -21,7 +21,9 @@ from pressure.errors import (
     QueueDoesNotExistError,
     QueueInUseError,
 )
-from pressure.protocol import Status
+from pressure.protocol import Command, Status
+from pressure.recovering import adopt, reap_due, retire
+from pressure.replication import put_replicated
 from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import ID_BYTES, Session
@@ -32,6 +34,7 @@ __all__ = [
     "SLICE",
     "TINY",
     "OtherGeneration",
+    "TailLost",
     "Taken",
     "adopt",
     "await_role",
@@ -43,6 +46,7 @@ __all__ = [
     "retire",
     "role_waiter",
     "take",
+    "taken_expires",
     "wait_at_most",
 ]
 
@@ -62,6 +66,15 @@ AT_ONCE = float("-inf")
 class OtherGeneration(Exception):
     """The queue was deleted and made anew: what was encoded for the old one must be encoded again.
     Internal."""
+
+
+class TailLost(Exception):
+    """The server, which took over from another, lacks what this producer put after `number`, though
+    that was confirmed. Nothing was put now. Internal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Taken(NamedTuple):
@@ -96,71 +109,84 @@ def put(
     accepted = 0
     # Another thread may make the queue anew; this call is for the one that was there at its start.
     generation = core.generation
+    unblocked = core.unblocked
+    refusals: _Refusals | None = None
     try:
         while accepted < len(values):
-            more = yield from _put_some(core, session, generation, values, accepted, until, mode)
-            if not more:
-                break
-            accepted += more
+            batch = values if len(values) == 1 else _next_batch(values, accepted)
+            command = core.protocol.put(
+                generation,
+                session.producer,
+                session.next_number(),
+                core.client,
+                batch,
+                mode=mode,
+                ttl_ms=core.ttl_ms,
+                hold=session.hold,
+                confirmed=session.confirmed,
+            )
+            if core.settings.min_replicas:
+                reply = yield from put_replicated(core, session, command)
+            else:
+                reply = yield command
+            if reply[0] == Status.OK:
+                accepted += reply[1]
+                session.places = reply[2]
+                if session.confirmed >= 0:
+                    session.confirmed = session.sequence
+                refusals = None
+            else:
+                refusals = refusals or _Refusals(core, until, accepted > 0, unblocked)
+                if not (yield from refusals.wait(session, reply)):
+                    break
     except PressureError as exc:
-        exc.accepted = accepted
+        exc.accepted += accepted
         raise
     return accepted
 
 
-def _put_some(
-    core: Core[Any],
-    session: Session[Any],
-    generation: bytes,
-    values: Sequence[bytes],
-    accepted: int,
-    until: float | None,
-    mode: str,
-) -> Flow[int]:
-    """Put the next batch of `values`, as far as there is room for it; waits for room for one."""
-    waited = False
-    gave_up_at: float | None = None
-    unblocked = core.unblocked
-    while True:
-        batch = _next_batch(values, accepted)
-        reply = yield core.protocol.put(
-            generation,
-            session.producer,
-            session.next_number(),
-            core.client,
-            batch,
-            mode=mode,
-            ttl_ms=core.ttl_ms,
-            hold=session.hold,
-        )
+class _Refusals:
+    """What a put does that is refused, once or more in a row."""
+
+    __slots__ = ("_core", "_gave_up_at", "_unblocked", "_until", "_waited")
+
+    def __init__(self, core: Core[Any], until: float | None, begun: bool, unblocked: int) -> None:
+        self._core = core
+        self._until = until
+        self._waited = begun
+        self._gave_up_at: float | None = None
+        self._unblocked = unblocked
+
+    def wait(self, session: Session[Any], reply: Any) -> Flow[bool]:
+        """Wait until it may be tried again; False when there is no time left for that."""
+        core, until = self._core, self._until
         status = reply[0]
-        if status == Status.OK:
-            count: int = reply[1]
-            session.places = reply[2]
-            return count
         if status == Status.FULL:
             session.places = 0
             if expired(until):
                 # Some of the room is held by others, who use it or free it at once.
                 if not reply[1] or until == AT_ONCE:
-                    return 0
-                gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
-                if time.monotonic() >= gave_up_at:
-                    return 0
+                    return False
+                self._gave_up_at = self._gave_up_at or time.monotonic() + RECHECK_LIMIT
+                if time.monotonic() >= self._gave_up_at:
+                    return False
                 yield Sleep(RECHECK)
-                continue
-            check_unblocked(core, unblocked)
-            waited = True
+                return True
+            check_unblocked(core, self._unblocked)
+            self._waited = True
             yield wait_at_most(core.protocol.wait_for_room, until)
         elif status == Status.IN_USE:
             yield from await_role(core, "producer", reply[1], until)
-            check_unblocked(core, unblocked)
+            check_unblocked(core, self._unblocked)
         elif status == Status.CLOSED:
             raise QueueClosedError(core.name)
-        elif status == Status.AGAIN and not (waited or accepted):
+        elif status == Status.LOST:
+            raise TailLost(reply[1])
+        elif status == Status.AGAIN and not self._waited:
             raise OtherGeneration
         else:
-            _raise_absent(core, waited or accepted > 0)
+            _raise_absent(core, self._waited)
+        return True
 
 
 def _next_batch(values: Sequence[bytes], start: int) -> Sequence[bytes]:
@@ -195,7 +221,8 @@ def take(
                 return Taken(items, session.adopted_ahead, waited)
         last_try = expired(until)
         acks = session.collect()
-        number = session.next_number() if acks.tags else 0
+        # Raw items may be alike: that their acknowledgement was carried out shows in no list.
+        number = session.next_number() if acks.tags and core.raw else 0
         waiter = _waiter(session, blocking=not last_try)
         try:
             reply = yield core.protocol.take(
@@ -204,6 +231,7 @@ def take(
                 core.client,
                 lease_ms=core.lease_ms,
                 known=session.known,
+                blocked=session.waiting,
                 count=count,
                 ahead=ahead,
                 ttl_ms=core.ttl_ms,
@@ -219,11 +247,11 @@ def take(
         status = reply[0]
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
             session.known = True
-            session.waiting = status == Status.EMPTY and not last_try
+            session.waiting = status == Status.EMPTY and not (last_try or reply[3:])
         if status == Status.OK:
             return Taken(reply[1:], len(reply) - 2 if ahead else 0, waited)
         if status == Status.EMPTY:
-            _, lapsed, fetched_ahead = reply
+            _, lapsed, fetched_ahead, *pausing = reply
             if lapsed and (yield from reap_due(core)):
                 continue
             if fetched_ahead and last_try:
@@ -238,6 +266,10 @@ def take(
             waited = True
             if not waiter:
                 # The connection was made only now: nobody could wake it yet.
+                continue
+            if pausing:
+                yield wait_at_most(core.protocol.wait_for_resume, until)
+                check_unblocked(core, unblocked)
                 continue
             item = yield from _blocking_take(core, session, generation, until)
             if item is not None:
@@ -254,7 +286,7 @@ def take(
             check_unblocked(core, unblocked)
             yield Sleep(RECHECK if time.monotonic() < gave_up_at else RECHECK_LIMIT)
         elif status == Status.LOST:
-            core.forfeited = True
+            core.forfeited += 1
             session.reset()
         elif status == Status.IN_USE:
             yield from await_role(core, "consumer", reply[1], until)
@@ -279,7 +311,7 @@ def _blocking_take(
     seconds = min(SLICE, left + 0.1)
     command = core.protocol.blocking_take(session.consumer, seconds)
     try:
-        item: bytes | None = yield Block(command, seconds, until)
+        item: bytes | None = yield Block(command, seconds, until, taken_expires(core, session))
         if item is None:
             return None
         reply = yield core.protocol.settle(generation, session.consumer, core.client, len(item))
@@ -299,60 +331,18 @@ def _blocking_take(
     return item if reply[0] == Status.OK else None
 
 
-def adopt(core: Core[Any], session: Session[Any]) -> Flow[list[bytes]]:
-    """Take a new consumer id after a lost reply, and find what that reply brought."""
-    new = os.urandom(ID_BYTES)
-    reply = yield core.protocol.adopt(session.consumer, new, core.lease_ms)
-    if reply[0] == Status.LOST:
-        # Never registered, or declared dead: nothing is held.
-        session.reset()
-        return []
-    session.consumer = new
-    session.known = True
-    session.waiting = False
-    session.stale = False
-    _, number, ahead, *items = reply
-    session.resolve(number)
-    held = [(core.tag_of(item), item) for item in items]
-    return session.unseen(held, ahead, core.on_the_way(session))
-
-
-def reap_due(core: Core[Any]) -> Flow[int]:
-    """Renew this handle's leases and put back what dead consumers held; returns how much."""
-    consumers = core.consumers()
-    lost, due = yield core.protocol.renew(core.lease_ms, consumers)
-    if lost:
-        gone = set(lost)
-        for other in list(core.sessions):
-            if other.known and other.consumer in gone:
-                core.forfeited = True
-                other.forfeit()
-    given_back = 0
-    for consumer in due:
-        reply = yield core.protocol.reap(consumer)
-        if reply[0] == Status.OK:
-            given_back += reply[1]
-    return given_back
-
-
-def retire(core: Core[Any], session: Session[Any]) -> Flow[None]:
-    """Clean up after a session whose last take was cut short: nobody waits for its items."""
-    items = yield from adopt(core, session)
-    tags = [core.tag_of(item) for item in items]
-    direct = len(tags) - session.adopted_ahead
-    try:
-        if tags[direct:]:
-            yield core.protocol.give_back(session.consumer, tags[direct:], charge=False, ahead=True)
-        if tags[:direct]:
-            yield core.protocol.give_back(session.consumer, tags[:direct], charge=False)
-    except BaseException:
-        session.stale = True
-        raise
+def taken_expires(core: Core[Any], session: Session[Any]) -> Command | None:
+    """What gives the list of what a consumer holds the queue's time to live, if that has one: where
+    a plain command makes the list, it must not stay if this process dies at that moment."""
+    if not core.ttl_ms:
+        return None
+    return core.protocol.expire(core.protocol.keys.taken(session.consumer), core.ttl_ms)
 
 
 def await_role(core: Core[Any], role: str, holder: bytes, until: float | None) -> Flow[None]:
     """Wait for a 0.15 client to return its role, without taking it."""
-    who = holder.decode(errors="replace") or "a client without a name"
+    # Anybody may have written it, and it may end up in a terminal.
+    who = repr(holder.decode(errors="replace"))[1:-1] or "a client without a name"
     text = f"the {role} role is held by {who}, a client of protocol 0.15; if it is dead, "
     text += f"break_role({role!r}) frees the role"
     if expired(until):

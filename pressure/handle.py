@@ -18,7 +18,7 @@ from pressure import flows, keeper, upkeep
 from pressure.address import Address
 from pressure.core import Core
 from pressure.driver import resumed, run
-from pressure.errors import PressureError
+from pressure.errors import PressureError, ServerRefusedError
 from pressure.link import Link
 from pressure.protocol import Command
 from pressure.requests import Flow
@@ -38,9 +38,9 @@ class Handle:
 
     def __init__(self, core: Core[Link], address: Address) -> None:
         self.core = core
-        self.address = address
+        self.address = address.for_queue(core.protocol.keys.base)
         self._reset()
-        keeper.keep(self, address.identity)
+        keeper.keep(self, self.address.identity)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -131,6 +131,11 @@ class Handle:
     def ask_aside(self, command: Command) -> Any:
         """Send one command on behalf of a session whose own connection is blocked. Tried once."""
         return self._control.execute(command)
+
+    def unblock_aside(self, waiter: str) -> None:
+        """End what a connection to this server blocks in that registers as `waiter`. Tried once;
+        raises `Broken`, or a final error."""
+        self._control.unblock(waiter)
 
     # What the keeper calls
 
@@ -223,8 +228,34 @@ class Handle:
         self.core.unblocked += 1
         with self._lock:
             idle = [*self._consumers, *self._others]
-        blocked = [session.link.client_id for session in self.core.sessions if session not in idle]
-        self._farewell_call(_unblock([client_id for client_id in blocked if client_id]))
+        blocked = [session.link.waiter for session in self.core.sessions if session not in idle]
+        self.unblock_all([waiter for waiter in blocked if waiter])
+
+    def unblock_all(self, waiters: list[str]) -> None:
+        """End what some connections block in, which register under these names."""
+        if not waiters:
+            return
+        session = self.acquire()
+        try:
+            self.run(_unblock(session.link, waiters), session, time.monotonic() + FAREWELL)
+        finally:
+            self.release(session)
+
+    def ride_out(self) -> None:
+        """From the first operation on, a server that is away is sought for as long as one that was
+        there before."""
+        self._reached = True
+
+    def abandon(self) -> None:
+        """Close all idle connections without a word: the server is away, and there is no time to
+        wait for it. What was held comes back when the leases end."""
+        with self._lock:
+            sessions = [*self._consumers, *self._others]
+            self._consumers.clear()
+            self._others.clear()
+        for session in sessions:
+            self.core.sessions.remove(session)
+            session.link.close()
 
     def disconnect(self) -> None:
         """Acknowledge, give back and sign off, then close all idle connections."""
@@ -263,14 +294,24 @@ class _Control:
         with self._lock:
             return self._link.execute(command)
 
+    def unblock(self, waiter: str) -> None:
+        with self._lock:
+            self._link.unblock(waiter)
+
     def close(self) -> None:
         with self._lock:
             self._link.close()
 
 
-def _unblock(clients: list[bytes]) -> Flow[None]:
-    for client_id in clients:
-        yield Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT"))
+def _unblock(link: Link, waiters: list[str]) -> Flow[None]:
+    if not link.waiter:
+        yield Command(("CLIENT", "ID"))
+    for client_id, _, server in (waiter.partition("@") for waiter in waiters):
+        # On another server, or after its restart, that number is somebody else's.
+        if server == link.waiter.partition("@")[2]:
+            # Where it is not permitted, the command ends by itself before long.
+            with contextlib.suppress(ServerRefusedError):
+                yield Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT"))
 
 
 def _one(command: Command) -> Flow[object]:

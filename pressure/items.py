@@ -12,26 +12,44 @@ from typing import Any, NamedTuple
 from pressure import blobs, envelope, flows
 from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
-from pressure.errors import PayloadError, QueueError, ServerOutOfMemoryError, SignatureError
+from pressure.errors import (
+    PayloadError,
+    QueueDoesNotExistError,
+    QueueError,
+    ServerOutOfMemoryError,
+    SignatureError,
+)
 from pressure.protocol import Status
 from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = [
     "SKIPPED",
+    "UNREAD",
     "Fetched",
     "Gathered",
+    "Unreadable",
+    "bury_ahead",
     "fetch",
     "gather",
     "open_ahead",
     "open_item",
     "open_leased",
     "put_bodies",
+    "quickly_read",
     "read_item",
 ]
 
 SKIPPED = object()
 """What `open_item` returns for an item that was buried for its deliveries: take the next one."""
+UNREAD = object()
+"""What `quickly_read` returns for an item that `open_item` must see to."""
+
+
+class Unreadable(NamedTuple):
+    """What `quickly_read` returns for an item that could not be unpickled."""
+
+    error: PayloadError
 
 
 def put_bodies(
@@ -40,28 +58,52 @@ def put_bodies(
     bodies: Sequence[bytes],
     until: float | None,
     mode: str = "",
+    *,
+    waited: bool = False,
 ) -> Flow[int]:
-    """Put serialized items; returns how many were accepted by `until`."""
+    """Put serialized items; returns how many were accepted by `until`. `waited`: an earlier try has
+    waited for room, so nothing may get into a successor of the queue."""
     if not core.generation:
         yield from flows.describe(core)
     while True:
-        values, large = yield from _pack(core, bodies)
+        large: dict[int, bytes] = {}
+        values = _packed_inline(core, bodies)
+        if values is None:
+            values, large = yield from _pack(core, bodies)
         try:
             accepted = yield from flows.put(core, session, values, until, mode)
-            yield from _discard_refused(core, large, accepted)
+            if large:
+                yield from _discard_refused(core, large, accepted)
             return accepted
         except flows.OtherGeneration:
             yield from _discard_refused(core, large, 0)
             yield from flows.describe(core)
+            if waited:
+                raise QueueDoesNotExistError(
+                    core.name, "it was deleted while this operation waited"
+                ) from None
         except (QueueError, ServerOutOfMemoryError) as exc:
             yield from _discard_refused(core, large, exc.accepted)
             raise
 
 
+def _packed_inline(core: Core[Any], bodies: Sequence[bytes]) -> Sequence[bytes] | None:
+    """The items of some bodies; None if one is too large to travel inline."""
+    if core.raw:
+        return bodies
+    codec = core.codec
+    assert codec is not None
+    pack, message_id = codec.pack_plain, core.message_id
+    if len(bodies) == 1:
+        body = bodies[0]
+        return [pack(message_id(), body)] if len(body) <= blobs.INLINE_BYTES else None
+    if max(map(len, bodies), default=0) > blobs.INLINE_BYTES:
+        return None
+    return [pack(message_id(), body) for body in bodies]
+
+
 def _pack(core: Core[Any], bodies: Sequence[bytes]) -> Flow[tuple[list[bytes], dict[int, bytes]]]:
     """The items of some bodies, and those whose bodies lie beside the queue by their places."""
-    if core.raw:
-        return list(bodies), {}
     codec = core.codec
     assert codec is not None
     values: list[bytes] = []
@@ -119,7 +161,12 @@ def fetch(
             core.store_ahead(session, "g", taken[1:direct])
             core.store_ahead(session, "a", taken[max(direct, 1) :])
         tag = core.tag_of(taken[0])
-        obj, deliveries = yield from open_leased(core, session, tag, taken[0])
+        obj, deliveries = quickly_read(core, taken[0])
+        if obj is UNREAD:
+            obj, deliveries = yield from open_leased(core, session, tag, taken[0], ahead=not direct)
+        elif type(obj) is Unreadable:
+            yield from _bury_unreadable(core, session, tag, obj.error, ahead=not direct)
+            raise obj.error
     except PayloadError:
         raise
     except BaseException:
@@ -211,9 +258,10 @@ def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -
 
 
 def open_leased(
-    core: Core[Any], session: Session[Any], tag: bytes, item: bytes
+    core: Core[Any], session: Session[Any], tag: bytes, item: bytes, *, ahead: bool = False
 ) -> Flow[tuple[Any, int]]:
-    """As `open_item`, and how often the item was delivered in vain before."""
+    """As `open_item`, and how often the item was delivered in vain before. `ahead` says that it
+    counts as fetched ahead, should nobody have stored it so."""
     deliveries = 0
     if core.raw:
         most = core.settings.max_deliveries
@@ -224,23 +272,58 @@ def open_leased(
     if 0 < most <= deliveries:
         text = f"{deliveries} failed deliveries"
         more = reason("max_deliveries", text, deliveries=deliveries)
-        yield from _bury(core, session, more, tag)
+        yield from _bury(core, session, more, tag, ahead)
         return SKIPPED, deliveries
     try:
         return (yield from read_item(core, item)), deliveries
     except PayloadError as exc:
-        kind = "signature" if isinstance(exc, SignatureError) else "unreadable"
-        yield from _bury(core, session, reason(kind, exc.detail), tag)
+        yield from _bury_unreadable(core, session, tag, exc, ahead=ahead)
         raise
 
 
-def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes) -> Flow[None]:
+def bury_ahead(core: Core[Any], ahead: Ahead[Any], error: PayloadError) -> Flow[None]:
+    """Bury an item that was fetched ahead for `error`, and raise that."""
+    try:
+        yield from _bury_unreadable(core, ahead.session, ahead.tag, error)
+    except BaseException:
+        ahead.session.stale = True
+        raise
+    raise error
+
+
+def _bury_unreadable(
+    core: Core[Any], session: Session[Any], tag: bytes, error: PayloadError, *, ahead: bool = False
+) -> Flow[None]:
+    kind = "signature" if isinstance(error, SignatureError) else "unreadable"
+    yield from _bury(core, session, reason(kind, error.detail), tag, ahead)
+
+
+def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes, ahead: bool) -> Flow[None]:
+    # What was fetched ahead fills the bound until it is taken off that count.
+    ahead = ahead or ("a", tag) in session.opening
     while True:
         consumer = session.consumer
-        reply = yield core.protocol.bury(consumer, why, [tag])
+        reply = yield core.protocol.bury(consumer, why, [tag], ahead=ahead)
         if reply[0] != Status.LOST or session.consumer == consumer:
             return
         # The session's connection broke meanwhile, and its items have a new owner's name.
+
+
+def quickly_read(core: Core[Any], item: bytes) -> tuple[Any, int]:
+    """As `open_leased`, for an item that is sound and complete and not delivered too often."""
+    if core.raw:
+        return (UNREAD if core.settings.max_deliveries else item), 0
+    codec, serializer = core.codec, core.serializer
+    assert codec is not None and serializer is not None
+    parts = codec.open_record(item)
+    if parts is None or len(item) > core.most_bytes or 0 < parts[0] <= parts[1]:
+        return UNREAD, 0
+    try:
+        return serializer.loads(parts[5]), parts[1]
+    except (Exception, SystemExit) as exc:
+        error = _unreadable(core, exc)
+        error.__cause__ = exc
+        return Unreadable(error), parts[1]
 
 
 def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
@@ -250,6 +333,7 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
     codec, serializer = core.codec, core.serializer
     assert codec is not None and serializer is not None
     try:
+        core.check_received(item)
         parsed = codec.parse(item)
         if blobs.is_blob(parsed):
             body = yield from blobs.download(core, parsed)

@@ -7,8 +7,20 @@ queue's keys live in one slot.
 
 from __future__ import annotations
 
-__all__ = ["MAX_NAME_BYTES", "Keys", "validate_name"]
+import os
+import re
 
+__all__ = [
+    "DEFAULT_PREFIX",
+    "MAX_NAME_BYTES",
+    "Keys",
+    "bound_keys",
+    "name_of",
+    "resolve_prefix",
+    "validate_name",
+]
+
+DEFAULT_PREFIX = "__pressure__"
 MAX_NAME_BYTES = 512
 
 _PUBLISHED = {
@@ -42,8 +54,20 @@ _OWN = {
     "dead_letters": "dead_letters",
     "orphans": "orphans",
     "store": "store",
+    "paused": "paused",
+    "resumed": "resumed",
+    "workers": "workers",
+    "beats": "beats",
+    "fence": "fence",
 }
 _SUFFIXES = tuple(f":{suffix}" for suffix in (*_PUBLISHED.values(), *_OWN.values()))
+
+
+def resolve_prefix(prefix: str | None) -> str:
+    """What all keys begin with: `prefix`, or else `PRESSURE_PREFIX`, or else the default."""
+    if prefix is not None:
+        return prefix
+    return os.environ.get("PRESSURE_PREFIX") or DEFAULT_PREFIX
 
 
 def validate_name(name: str) -> str:
@@ -72,6 +96,22 @@ def validate_name(name: str) -> str:
             "choose one that does not end in a key suffix"
         )
     return name
+
+
+def bound_keys(prefix: str) -> bytes:
+    """The pattern (of `SCAN`) of the keys that make queues exist."""
+    literally = re.sub(rb"([*?\[\]\\^])", rb"\\\1", prefix.encode())
+    return literally + b":*:" + _PUBLISHED["bound"].encode()
+
+
+def name_of(prefix: str, bound_key: bytes) -> tuple[str, str]:
+    """The hash tag (empty: none) and the name of the queue that has this `bound` key."""
+    end = len(_PUBLISHED["bound"]) + 1
+    name = bound_key[len(prefix.encode()) + 1 : -end].decode(errors="surrogateescape")
+    if name.startswith("{") and "}" in name:
+        tag, _, rest = name[1:].partition("}")
+        return tag, tag + rest
+    return "", name
 
 
 class Keys:
@@ -113,6 +153,11 @@ class Keys:
     dead_letters: bytes
     orphans: bytes
     store: bytes
+    paused: bytes
+    resumed: bytes
+    workers: bytes
+    beats: bytes
+    fence: bytes
 
     def __init__(self, prefix: str, name: str, *, hash_tag: str = "") -> None:
         self.prefix = prefix

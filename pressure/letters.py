@@ -116,12 +116,13 @@ def change_letters(
 
 
 def parse_letter(core: Core[Any], letter: bytes) -> DeadLetter:
-    """A dead letter from its bytes. Nothing is unpickled."""
-    buried_ms, length = struct.unpack_from(">QI", letter)
-    details = json.loads(letter[12 : 12 + length])
-    item = letter[12 + length :]
+    """A dead letter from its bytes. Nothing is unpickled, and nothing in it is believed."""
+    buried_ms, details, item = _parts(letter)
     put_at: float | None = None
-    deliveries = int(details.pop("deliveries", 0))
+    try:
+        deliveries = int(details.pop("deliveries", 0))
+    except (TypeError, ValueError, OverflowError):
+        deliveries = 0
     if not core.raw and len(item) >= HEADER_BYTES:
         try:
             parsed = Envelope.parse(item)
@@ -141,3 +142,17 @@ def parse_letter(core: Core[Any], letter: bytes) -> DeadLetter:
         details=details,
         payload=item,
     )
+
+
+def _parts(letter: bytes) -> tuple[int, dict[str, Any], bytes]:
+    """When it was buried, why, and the item. Who can write to the server may have made it up."""
+    buried_ms, item = 0, letter
+    try:
+        buried_ms, length = struct.unpack_from(">QI", letter)
+        item = letter[12 + length :]
+        details = json.loads(letter[12 : 12 + length])
+        if isinstance(details, dict):
+            return buried_ms, details, item
+    except (struct.error, ValueError, RecursionError):
+        pass
+    return buried_ms, {"reason": "unknown", "error": "this is no dead letter of pressure's"}, item

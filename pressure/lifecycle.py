@@ -5,6 +5,7 @@ Deadlines are as in `pressure.flows`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pressure.errors import (
     QueueAlreadyExistsError,
     QueueClosedError,
     QueueDoesNotExistError,
+    ServerRefusedError,
 )
 from pressure.flows import (
     RECHECK,
@@ -39,6 +41,8 @@ __all__ = [
     "create",
     "delete",
     "join",
+    "pause",
+    "resume",
     "task_done",
     "unfinished",
 ]
@@ -92,13 +96,29 @@ def close(core: Core[Any]) -> Flow[None]:
     yield from _wake(core, reply[1:])
 
 
+def pause(core: Core[Any]) -> Flow[None]:
+    """Have takers get nothing until `resume`, and wake those that are blocked, so that none of them
+    is handed what comes next."""
+    reply = yield core.protocol.pause()
+    if reply[0] == Status.ABSENT:
+        raise QueueDoesNotExistError(core.name)
+    yield from _wake(core, reply[1:])
+
+
+def resume(core: Core[Any]) -> Flow[None]:
+    reply = yield core.protocol.resume()
+    if reply[0] == Status.ABSENT:
+        raise QueueDoesNotExistError(core.name)
+
+
 def delete(core: Core[Any]) -> Flow[bool]:
     """Delete the queue. Returns False if a 0.15 client that held a role never returned it."""
     again = False
     yield from describe(core)
     while True:
         try:
-            reply = yield core.protocol.delete(core.generation, again=again)
+            known = yield core.protocol.keep(0)
+            reply = yield core.protocol.delete(core.generation, known[2:], again=again)
         except Disconnected:
             again = True
             continue
@@ -177,6 +197,12 @@ def _wake(core: Core[Any], waiters: Sequence[bytes]) -> Flow[None]:
     """End the blocking commands of the clients that registered as `client id @ server run id`."""
     if not waiters:
         return
+    # Where it is not permitted, they see it when their blocking commands end.
+    with contextlib.suppress(ServerRefusedError):
+        yield from _unblock(core, waiters)
+
+
+def _unblock(core: Core[Any], waiters: Sequence[bytes]) -> Flow[None]:
     info = yield Command(("INFO", "server"))
     run_id = next((line[7:] for line in info.splitlines() if line.startswith(b"run_id:")), b"")
     pause = RECHECK / 4

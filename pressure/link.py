@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import hiredis
 import redis.exceptions as redis_errors
 
 from pressure.address import Address
 from pressure.errors import ServerRefusedError
+from pressure.nodes import Node
+from pressure.packing import packed, packed_in_pieces, quickly_packed
 from pressure.protocol import Command
 from pressure.requests import Block, Flow, Post, Request, Sleep, Stream
 from pressure.retry import Broken, Oom, classify
+from pressure.wire import wired
 
 __all__ = [
     "Block",
@@ -30,7 +32,9 @@ __all__ = [
     "Request",
     "Sleep",
     "Stream",
-    "quickly_packed",
+    "elsewhere",
+    "greeting",
+    "refuse_replica",
     "run_id",
 ]
 
@@ -49,6 +53,9 @@ class Executor(Protocol):
 
     def execute(self, command: Command) -> object: ...
 
+    def unblock(self, waiter: str) -> None:
+        """End what the connection blocks in that registers as `waiter`, if that is still open."""
+
 
 class Link:
     """A connection that opens itself when it is used. Belongs to one thread at a time."""
@@ -57,8 +64,13 @@ class Link:
         self.address = address
         self.waiter = ""
         self.ever_connected = False
+        self.estranged = False
+        self._run = ""
         self._connection: Any = None
         self._owed: deque[Command] = deque()
+        # How many replies somebody has still to read, who may have been interrupted: then what
+        # follows on the wire belongs to nobody.
+        self._unread = 0
 
     @property
     def client_id(self) -> bytes:
@@ -69,55 +81,106 @@ class Link:
         """Connect if need be. Raises `Broken`, or a final error."""
         if self._connection is not None:
             return self._connection
-        connection = self.address.connection()
+        connection: Any = None
         try:
+            connection = self.address.found()
+            # Behind Sentinel and in a Cluster, somebody has answered.
+            self.ever_connected = self.ever_connected or self.address.finder is not None
             connection.connect()
-            # The server's id of this connection and of itself: how others unblock it.
             connection.send_packed_command(
                 [
-                    *connection.pack_command("CLIENT", "ID"),
-                    *connection.pack_command("INFO", "server"),
+                    word
+                    for words in greeting(self.address)
+                    for word in connection.pack_command(*words)
                 ]
             )
+            # The server's id of this connection and of itself: how others unblock it.
             number = connection.read_response()
-            self.waiter = f"{int(number)}@{_run_id(connection)}"
+            run = _run_id(connection)
+            if self.address.may_be_replica:
+                refuse_replica(_permitted(connection))
         except (redis_errors.RedisError, OSError) as exc:
-            connection.disconnect()
-            raise classify(exc, sent=False, where=str(self.address)) from exc
+            if connection is not None:
+                connection.disconnect()
+            self.address.heed(exc)
+            raise classify(exc, sent=False, address=self.address) from exc
         except BaseException:
-            connection.disconnect()
+            if connection is not None:
+                connection.disconnect()
             raise
+        self.waiter = f"{int(number)}@{run}"
+        self.estranged = self.estranged or self._run not in ("", run)
+        self._run = run
         self.ever_connected = True
-        self._connection = connection
-        return connection
+        self._connection = wired(connection)
+        return self._connection
 
     def close(self) -> None:
         connection, self._connection, self.waiter = self._connection, None, ""
         self._owed.clear()
+        self._unread = 0
         if connection is not None:
             connection.disconnect()
+
+    def _open(self, replies: int) -> Any:
+        """The connection, over which so many replies will come that are not posted."""
+        if self._unread:
+            self.close()
+        connection = self._connection or self.connect()
+        self._unread = replies
+        if self._owed:
+            self._collect(connection)
+        return connection
 
     def execute(self, command: Command) -> Any:
         """Send one command and return its reply. Raises `Broken`, or a final error."""
         sent = False
         try:
-            connection = self._connection or self.connect()
+            connection = self._open(1)
             sent = True
-            if self._owed:
-                self._collect(connection)
             connection.send_packed_command([quickly_packed(command)])
-            return _reply(connection, command)
+            try:
+                reply = _reply(connection, command)
+            except redis_errors.AskError as exc:
+                if not elsewhere(exc, command):
+                    raise
+                reply = self._ask(exc, command)
+            self._unread = 0
+            return reply
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, sent) from exc
         except BaseException:
-            # A signal in the middle of a reply: what follows on the wire belongs to nobody.
+            # A signal in the middle of a reply.
             self.close()
             raise
+
+    def _ask(self, redirection: redis_errors.AskError, command: Command) -> Any:
+        """Send one command to the node that the key is on while its slot is being moved."""
+        node = Node(redirection.host, redirection.port)
+        connection = self.address.connection_class(**self.address.settings_at(node))
+        try:
+            connection.connect()
+            connection.send_command("ASKING")
+            connection.read_response()
+            connection.send_packed_command([quickly_packed(command)])
+            return connection.read_response()
+        finally:
+            connection.disconnect()
+
+    def unblock(self, waiter: str) -> None:
+        """End what another connection to the same server blocks in (see `Executor`)."""
+        client_id, _, run = waiter.partition("@")
+        if self._connection is not None and self._run != run:
+            self.close()
+        self.connect()
+        if self._run == run:
+            self.execute(Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT")))
 
     def post(self, command: Command) -> None:
         """Send a command whose reply is read, and dropped, with the next one's. Raises `Broken`."""
         self.send(command)
         self._owed.append(command)
+        self._unread = 0
 
     def _collect(self, connection: Any) -> None:
         """Read the replies to what was posted."""
@@ -131,10 +194,7 @@ class Link:
     def send(self, command: Command) -> None:
         """Send a command whose reply will be read by `receive`. Raises `Broken`."""
         try:
-            connection = self._connection or self.connect()
-            if self._owed:
-                self._collect(connection)
-            connection.send_packed_command([quickly_packed(command)])
+            self._open(1).send_packed_command([quickly_packed(command)])
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
         except BaseException:
@@ -144,11 +204,9 @@ class Link:
     def send_all(self, commands: Sequence[Command]) -> None:
         """Send several commands at once, whose replies `receive` will read. Raises `Broken`."""
         try:
-            connection = self._connection or self.connect()
-            if self._owed:
-                self._collect(connection)
-            packed = b"".join([quickly_packed(command) for command in commands])
-            connection.send_packed_command([packed])
+            connection = self._open(len(commands))
+            together = b"".join([quickly_packed(command) for command in commands])
+            connection.send_packed_command([together])
         except (redis_errors.RedisError, OSError) as exc:
             raise self._failure(exc, True) from exc
         except BaseException:
@@ -168,6 +226,13 @@ class Link:
             self.close()
             raise
 
+    def fileno(self) -> int:
+        """The socket's number, to wait for it and for others at once while nothing of a reply has
+        been read. Raises `Broken` if it is closed."""
+        if self._connection is None:
+            raise Broken(ConnectionError("the connection was closed"), sent=True)
+        return int(self._connection._sock.fileno())
+
     def receive(self, until: float | None = None) -> Any:
         """The reply to what was sent; `TimeoutError` if there is none by `until` (monotonic)."""
         connection = self._connection
@@ -176,7 +241,9 @@ class Link:
         try:
             if until is not None and not connection.can_read(max(0.0, until - time.monotonic())):
                 raise TimeoutError
-            return connection.read_response()
+            reply = connection.read_response()
+            self._unread -= 1
+            return reply
         except TimeoutError:
             raise
         except (redis_errors.RedisError, OSError) as exc:
@@ -190,16 +257,15 @@ class Link:
         sent = stream.done
         going = sent < stream.count
         try:
-            connection = self._connection or self.connect()
-            if self._owed:
-                self._collect(connection)
+            connection = self._open(stream.count)
             while going:
                 while sent < stream.count and sent - stream.done < AHEAD:
-                    connection.send_packed_command(_pack(stream.command(sent)))
+                    connection.send_packed_command(packed_in_pieces(stream.command(sent)))
                     sent += 1
                 going = stream.accept(connection.read_response())
             for _ in range(stream.done + 1, sent):
                 connection.read_response()
+            self._unread = 0
         except (redis_errors.RedisError, OSError) as exc:
             failure = self._failure(exc, True)
             # Other replies are still to come.
@@ -212,7 +278,18 @@ class Link:
 
     def block(self, request: Block, control: Executor) -> Any:
         """Run a blocking command, and end it by force when its time is up."""
-        self.send(request.command)
+        if request.then is None:
+            return self._block(request, control)
+        reply = self._block(request, control)
+        self._owed.append(request.then)
+        self._unread = 0
+        return reply
+
+    def _block(self, request: Block, control: Executor) -> Any:
+        if request.then is None:
+            self.send(request.command)
+        else:
+            self.send_all((request.command, request.then))
         patience = time.monotonic() + request.seconds + BLOCK_MARGIN
         until = patience if request.until is None else min(patience, request.until)
         try:
@@ -227,7 +304,7 @@ class Link:
             return None
         try:
             try:
-                control.execute(Command(("CLIENT", "UNBLOCK", self.client_id, "TIMEOUT")))
+                control.unblock(self.waiter)
             except ServerRefusedError:
                 # It is not permitted; the server's own time-out ends the block soon.
                 return self.receive(patience)
@@ -241,34 +318,14 @@ class Link:
             raise
 
     def _failure(self, exc: Exception, sent: bool) -> Exception:
-        failure = (
-            exc if isinstance(exc, Broken) else classify(exc, sent=sent, where=str(self.address))
-        )
+        failure = exc if isinstance(exc, Broken) else classify(exc, sent=sent, address=self.address)
         if isinstance(failure, Broken) or not isinstance(exc, redis_errors.ResponseError):
+            if not isinstance(exc, Broken):
+                self.address.heed(exc)
             self.close()
+        # It was the answer to what was sent.
+        self._unread = max(0, self._unread - 1)
         return failure
-
-
-def _pack(command: Command) -> list[Any]:
-    """A command as it goes over the wire. Its last word is not copied, however large it is."""
-    words: Any = command.words
-    head = [b"*%d\r\n" % len(words)]
-    head += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words[:-1]]
-    head.append(b"$%d\r\n" % len(words[-1]))
-    return [b"".join(head), words[-1], b"\r\n"]
-
-
-def quickly_packed(command: Command) -> bytes:
-    """A command as it goes over the wire, without the checks that redis-py makes of each word."""
-    words: Any = command.words
-    packed: bytes
-    try:
-        packed = hiredis.pack_command(words)
-    except TypeError:
-        # It takes no bytearray.
-        words = tuple(bytes(word) if isinstance(word, bytearray) else word for word in words)
-        packed = hiredis.pack_command(words)
-    return packed
 
 
 def _reply(connection: Any, command: Command) -> Any:
@@ -279,16 +336,38 @@ def _reply(connection: Any, command: Command) -> Any:
         script = command.script
         if script is None:
             raise
-        connection.send_command("EVAL", script.text, *command.words[2:])
+        connection.send_packed_command([packed(("EVAL", script.text, *command.words[2:]))])
         return connection.read_response()
 
 
-def _run_id(connection: Any) -> str:
+def elsewhere(redirection: redis_errors.AskError, command: Command) -> bool:
+    """Whether a command can be carried out where it is redirected to, though its slot is not there
+    yet. A script can't, since it names keys that are not there."""
+    return command.script is None and not isinstance(redirection, redis_errors.MovedError)
+
+
+def greeting(address: Address) -> list[tuple[str, ...]]:
+    """What a new connection asks: who it is, which run of the server this is, and whether that is
+    the primary, if there is any doubt."""
+    return [("CLIENT", "ID"), ("INFO", "server"), ("ROLE",)][: 3 if address.may_be_replica else 2]
+
+
+def refuse_replica(role: Any) -> None:
+    """Raise if the reply to ROLE is a replica's: who said that it is the primary was not right."""
+    if role and role[0] != b"master":
+        raise redis_errors.ReadOnlyError("what the sentinels call the primary is a replica")
+
+
+def _permitted(connection: Any) -> Any:
+    """The reply to what may be asked if it is permitted."""
     try:
-        info = connection.read_response()
+        return connection.read_response()
     except redis_errors.NoPermissionError:
-        return ""
-    return run_id(info)
+        return b""
+
+
+def _run_id(connection: Any) -> str:
+    return run_id(_permitted(connection))
 
 
 def run_id(info: bytes) -> str:

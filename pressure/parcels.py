@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from pressure import blobs
+from pressure import blobs, envelope
 from pressure.codec import BadSignature, Codec
 from pressure.content import Buffer, Content
 from pressure.core import Core
@@ -35,7 +37,8 @@ class Record(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What is claimed. `error` says why the body must not be used, if it must not."""
+    """What is claimed. `error` says why the body must not be used, if it must not; `refused`, that
+    its signature is the reason."""
 
     id: bytes
     client_id: bytes
@@ -44,6 +47,11 @@ class Delivery(NamedTuple):
     max_deliveries: int
     put_ms: int
     error: str = ""
+    refused: bool = False
+
+
+# Quicker than the class itself, for what is made for each task.
+_delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delivery)
 
 
 def pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
@@ -57,7 +65,7 @@ def quickly_packed(core: Core[Any], codec: Codec, record: Record) -> bytes | Non
     """As `pack`, for a record that needs no more than itself; None for others."""
     body = record.body
     if type(body) is bytes and len(body) <= blobs.INLINE_BYTES:
-        return codec.pack(record.id, body, max_deliveries=record.max_deliveries)
+        return codec.pack_record(record.id, body, record.max_deliveries)
     return None
 
 
@@ -65,40 +73,33 @@ def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
     """As `open_item`, for an item that is sound and complete; None for others."""
     codec = core.codec
     assert codec is not None
-    try:
-        parsed = codec.parse(item)
-        if blobs.is_blob(parsed):
-            return None
-        codec.check(parsed)
-    except ValueError:
+    parts = codec.open_record(item)
+    if parts is None or len(item) > core.most_bytes:
         return None
-    return Delivery(
-        parsed.message_id,
-        parsed.client_id,
-        parsed.body,
-        parsed.deliveries,
-        parsed.max_deliveries,
-        parsed.put_ms,
-    )
+    most, deliveries, put_ms, message_id, client_id, body = parts
+    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False))
 
 
 def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
     codec = core.codec
     assert codec is not None
     body: Buffer = b""
-    error = ""
+    error, refused = "", False
     try:
         parsed = codec.parse(item)
     except ValueError as exc:
-        return Delivery(core.tag_of(item), b"", b"", 0, 0, 0, str(exc))
+        # Whatever version wrote it, the ids stand there: its client can be told.
+        client_id = item[30:46] if len(item) >= envelope.HEADER_BYTES else b""
+        return Delivery(core.tag_of(item), client_id, b"", 0, 0, 0, str(exc))
     try:
+        core.check_received(item)
         if blobs.is_blob(parsed):
             body = yield from blobs.download(core, parsed)
         else:
             codec.check(parsed)
             body = parsed.body
     except BadSignature as exc:
-        error = f"refused: {exc}"
+        error, refused = f"refused: {exc}", True
     except ValueError as exc:
         error = str(exc)
     return Delivery(
@@ -109,6 +110,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
         parsed.max_deliveries,
         parsed.put_ms,
         error,
+        refused,
     )
 
 

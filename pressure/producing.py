@@ -17,6 +17,7 @@ from pressure import flows
 from pressure.channel import Channel, Record, pack
 from pressure.core import Core
 from pressure.errors import PressureError
+from pressure.flows import TailLost
 from pressure.link import Link
 from pressure.parcels import quickly_packed
 from pressure.protocol import Command, Status
@@ -24,7 +25,7 @@ from pressure.requests import Flow
 from pressure.retry import Broken
 from pressure.session import ID_BYTES
 
-__all__ = ["Forgotten", "Producer", "Standing", "Withdrawer"]
+__all__ = ["Forgotten", "Producer", "Standing", "TailLost", "Withdrawer"]
 
 PATIENCE = 1.0
 EARLY_BYTES = 16 * 1024
@@ -51,6 +52,7 @@ class Producer:
         self._channel = channel
         self._core = channel.core
         self._session = channel.handle.acquire()
+        self._session.confirmed = 0
         self._generation = b""
         # Of an early put whose fate is unknown: the record's id, and the put's number.
         self._doubt = b"", 0
@@ -69,14 +71,16 @@ class Producer:
     def renew(self) -> None:
         """Start over under a new id, since the queue is another."""
         self._session.producer, self._session.sequence = os.urandom(ID_BYTES), 0
+        self._session.confirmed = 0
         self._generation = b""
         self._doubt = b"", 0
 
     def send(self, records: Sequence[Record]) -> int:
         """Put records in order; returns how many were accepted, which is all of them.
 
-        Raises `Forgotten`, and what `PressureQueue.put` raises, where `accepted` says how many were
-        before; `OperationUnblocked` if `Channel.unblock` was called while there was no room.
+        Raises `Forgotten` or `TailLost`, and what `PressureQueue.put` raises, where `accepted` says
+        how many were before; `OperationUnblocked` if `Channel.unblock` was called while there was
+        no room.
         """
         session = self._session
         if records and self._doubt == (records[0].id, session.sequence):
@@ -116,7 +120,7 @@ class Producer:
             return False
         if not self._generation or self._generation != core.generation:
             return False
-        if not session.link.client_id:
+        if not session.link.client_id or core.settings.min_replicas:
             return False
         value = codec.pack(record.id, body, max_deliveries=record.max_deliveries)
         command = core.protocol.put(
@@ -128,6 +132,7 @@ class Producer:
             mode="head" if self.at_head else "",
             ttl_ms=core.ttl_ms,
             hold=session.hold,
+            confirmed=session.confirmed,
         )
         self._doubt = record.id, session.sequence
         try:
@@ -152,7 +157,13 @@ class Producer:
         if reply[0] != Status.OK:
             return 0
         self._session.places = reply[2]
+        self._session.confirmed = self._session.sequence
         return int(reply[1])
+
+    def concede(self, number: int = 0) -> None:
+        """The server need not know of any later put than this one: what it lacks is being sent
+        again, or it has forgotten a producer that was idle for long."""
+        self._session.confirmed = number
 
     def standing(self) -> Standing:
         """Ask the server. Raises `PressureError`."""

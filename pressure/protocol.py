@@ -7,9 +7,8 @@ synchronous and the asyncio client. Replies begin with a `Status`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
-from typing import NamedTuple
 
+from pressure.commands import Acks, Command, Outcome, Status, Word
 from pressure.content import Buffer
 from pressure.keys import Keys
 from pressure.scripts import SCRIPTS, Script
@@ -17,52 +16,9 @@ from pressure.scripts import SCRIPTS, Script
 __all__ = ["PROTOCOL_VERSION", "Acks", "Command", "Outcome", "Protocol", "Status", "Word"]
 
 PROTOCOL_VERSION = "1.0"
+MOST_BEGINNINGS = 200
 DEPARTED_KEEP_MS = 3_600_000
 """How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
-
-Word = bytes | memoryview | str | int | float
-
-
-class Status(IntEnum):
-    """The first element of every script's reply."""
-
-    OK = 0
-    ABSENT = -1
-    CLOSED = -2
-    FULL = -3
-    EMPTY = -4
-    IN_USE = -5
-    LOST = -6
-    EXISTS = -7
-    AGAIN = -8
-
-
-class Command(NamedTuple):
-    """What to send. `repeatable`: sending it twice does what sending it once does."""
-
-    words: tuple[Word, ...]
-    script: Script | None = None
-    repeatable: bool = True
-
-
-class Acks(NamedTuple):
-    """What a consumer is done with, in the order of taking. `kinds` has a letter for each tag: `g`
-    for an item that get() returned, `a` for one that was also fetched ahead, `f` for a leased one
-    that is finished."""
-
-    kinds: str = ""
-    tags: Sequence[bytes] = ()
-
-
-class Outcome(NamedTuple):
-    """What became of a leased item: the value for its reply queue (if any), and the reason why it
-    goes to the dead letters (if it does)."""
-
-    tag: bytes
-    reply: Keys | None
-    value: bytes
-    dead_letter: str = ""
-
 
 NOTHING = Acks()
 _NO_REPLY = b"\0\0"
@@ -74,10 +30,11 @@ class Protocol:
     def __init__(self, keys: Keys, *, raw: bool) -> None:
         self.keys = keys
         self._raw = "1" if raw else ""
-        self._templates = {
-            name: tuple(getattr(keys, key, b"") for key in script.keys)
-            for name, script in SCRIPTS.items()
-        }
+        # How a command begins, as far as that is always the same: by operation and named keys.
+        self._beginnings: dict[tuple[str, tuple[bytes, ...]], tuple[Word, ...]] = {}
+        # It never exists. While a slot is moved key by key, a Cluster refuses a script that names a
+        # missing key, and breaks off in the middle one that comes upon it only there.
+        self._fence = (keys.fence,) if b"{" in keys.base else ()
 
     def _script(
         self,
@@ -88,17 +45,23 @@ class Protocol:
         **named: bytes,
     ) -> Command:
         script = SCRIPTS[name]
-        keys = self._templates[name]
-        if named:
-            filled = list(keys)
-            for key, value in named.items():
-                filled[script.keys.index(key)] = value
-            keys = tuple(filled)
-        return Command(
-            ("EVALSHA", script.sha, len(keys) + len(extra), *keys, *extra, *args),
-            script,
-            repeatable,
-        )
+        if extra:
+            beginning = self._beginning(script, extra, named)
+        else:
+            which = name, tuple(named.values())
+            beginning = self._beginnings.get(which, ())
+            if not beginning:
+                if len(self._beginnings) >= MOST_BEGINNINGS:
+                    self._beginnings.clear()
+                beginning = self._beginnings[which] = self._beginning(script, (), named)
+        return Command((*beginning, *args), script, repeatable)
+
+    def _beginning(
+        self, script: Script, extra: tuple[bytes, ...], named: dict[str, bytes]
+    ) -> tuple[Word, ...]:
+        keys = [named.get(key) or getattr(self.keys, key, b"") for key in script.keys]
+        keys += [*extra, *self._fence]
+        return "EVALSHA", script.sha, len(keys), *keys
 
     # Life of the queue
 
@@ -122,8 +85,17 @@ class Protocol:
     def close(self, generation: bytes, client: str) -> Command:
         return self._script("close", (generation, client), repeatable=False)
 
-    def delete(self, generation: bytes, *, again: bool = False) -> Command:
-        return self._script("delete", (generation, "1" if again else ""), repeatable=False)
+    def pause(self) -> Command:
+        return self._script("pause", ())
+
+    def resume(self) -> Command:
+        return self._script("resume", ())
+
+    def delete(
+        self, generation: bytes, consumers: Sequence[bytes] = (), *, again: bool = False
+    ) -> Command:
+        command = self._everything("delete", consumers, generation, "1" if again else "")
+        return command._replace(repeatable=False)
 
     def purge(self, consumers: Sequence[bytes] = ()) -> Command:
         return self._everything("purge", consumers)
@@ -162,9 +134,13 @@ class Protocol:
         mode: str = "",
         ttl_ms: int = 0,
         hold: int = -1,
+        confirmed: int = -1,
     ) -> Command:
-        fixed = (generation, producer, sequence, client, mode, self._raw, ttl_ms, hold)
+        fixed = (generation, producer, sequence, client, mode, self._raw, ttl_ms, hold, confirmed)
         return self._script("put", (*fixed, *values))
+
+    def note_producer(self, client: str) -> Command:
+        return Command(("SET", self.keys.producer, client, "KEEPTTL"))
 
     # Consuming
 
@@ -176,6 +152,7 @@ class Protocol:
         *,
         lease_ms: int,
         known: bool,
+        blocked: bool = True,
         count: int,
         ahead: bool = False,
         ttl_ms: int = 0,
@@ -190,7 +167,7 @@ class Protocol:
                 consumer,
                 client,
                 lease_ms,
-                "1" if known else "",
+                ("1" if blocked else "2") if known else "",
                 count,
                 "1" if ahead else "",
                 self._raw,
@@ -269,10 +246,11 @@ class Protocol:
             taken=self.keys.taken(consumer),
         )
 
-    def bury(self, consumer: bytes, reason: str, tags: Sequence[bytes]) -> Command:
-        return self._script(
-            "bury", (consumer, self._raw, reason, *tags), taken=self.keys.taken(consumer)
-        )
+    def bury(
+        self, consumer: bytes, reason: str, tags: Sequence[bytes], *, ahead: bool = False
+    ) -> Command:
+        args = (consumer, self._raw, "1" if ahead else "", reason, *tags)
+        return self._script("bury", args, taken=self.keys.taken(consumer))
 
     def leave(
         self, consumer: bytes, producer: bytes, acks: Acks = NOTHING, number: int = 0
@@ -332,6 +310,20 @@ class Protocol:
     def withdraw(self, producer: bytes, sequence: int, tags: Sequence[bytes]) -> Command:
         return self._script("withdraw", (producer, sequence, self._raw, *tags))
 
+    # Who works on the queue
+
+    def register(self, ttl_ms: int, records: Sequence[tuple[bytes, bytes]]) -> Command:
+        args: list[Word] = [ttl_ms]
+        for worker, record in records:
+            args += (worker, record)
+        return self._script("register", args)
+
+    def unregister(self, workers: Sequence[bytes]) -> Command:
+        return self._script("unregister", workers)
+
+    def roll(self) -> Command:
+        return self._script("roll", ())
+
     # Dead letters
 
     def dead_letters(self, first: int, last: int) -> Command:
@@ -354,6 +346,10 @@ class Protocol:
             key = self.keys.not_full
             return Command(("BLMOVE", key, key, "RIGHT", "LEFT", seconds))
         return Command(("BLPOP", self.keys.room, seconds))
+
+    def wait_for_resume(self, seconds: float) -> Command:
+        key = self.keys.resumed
+        return Command(("BLMOVE", key, key, "RIGHT", "LEFT", seconds))
 
     def wait_for_joined(self, seconds: float) -> Command:
         return Command(("BLPOP", self.keys.joined, seconds))

@@ -6,45 +6,38 @@ Here are the names and the promises. How an operation blocks, wakes and recovers
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import redis
 
 from pressure import flows, items, lifecycle
 from pressure.address import Address
-from pressure.arguments import checked_bound, deadline, put_deadline
+from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
     PressureError,
-    QueueClosedError,
-    QueueDoesNotExistError,
     QueueEmptyError,
     QueueFullError,
 )
 from pressure.handle import Handle
-from pressure.keys import validate_name
+from pressure.keys import resolve_prefix, validate_name
 from pressure.lease import Lease
-from pressure.letters import DeadLetters
 from pressure.link import Link
 from pressure.pace import Pace
-from pressure.protocol import Command, Status
-from pressure.requests import Flow
-from pressure.stats import QueueStats, parse_stats
+from pressure.protocol import Status
+from pressure.queue_control import QueueControl
 from pressure.taker import Taker
 
 __all__ = ["PressureQueue"]
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-class PressureQueue(Generic[T]):
+class PressureQueue(QueueControl, Generic[T]):
     """A handle to the queue `name`: a bounded, blocking FIFO queue that lives on the server.
 
     Any number of threads, processes and machines may use any number of handles. A queue exists from
@@ -52,13 +45,18 @@ class PressureQueue(Generic[T]):
 
     Args:
         name: up to 512 bytes of UTF-8.
-        url: the server; default `PRESSURE_URL`, else redis://127.0.0.1:6379/0.
-        client: a `redis.Redis` of your own instead, whose address, credentials and TLS are used.
-        prefix: what all keys begin with.
+        url: the server; default `PRESSURE_URL`, else redis://127.0.0.1:6379/0. Sentinel and Cluster
+            have `redis+sentinel://` and `redis+cluster://`, see docs/sentinel-and-cluster.md.
+        client: a `redis.Redis` (also of `Sentinel.master_for`) or `redis.RedisCluster` of your own
+            instead, whose address, credentials and TLS are used.
+        prefix: what all keys begin with. Default `PRESSURE_PREFIX`, or `__pressure__`.
         codec: `"pickle"`, `"raw"` for bytes as they are (which clients of protocol 0.15 in other
             languages understand), or an object with `dumps` and `loads`.
         key: signs all items; or several, of which the first signs and all are accepted. Default
             `PRESSURE_KEY`, or the embedded server's own. Raw items are never signed.
+        min_replicas: how many replicas must have what is put before `put` returns (default: none).
+            If they take longer than `settings.replica_timeout`, `NotReplicatedError` is raised; the
+            item is in the queue all the same.
         settings: what is rarely changed, see `Settings`.
 
     Creating a handle talks to nobody; the first operation connects, and raises
@@ -71,86 +69,24 @@ class PressureQueue(Generic[T]):
         name: str,
         *,
         url: str | None = None,
-        client: redis.Redis | None = None,
-        prefix: str = "__pressure__",
+        client: redis.Redis | redis.RedisCluster | None = None,
+        prefix: str | None = None,
         codec: str | Serializer = "pickle",
         key: bytes | str | Iterable[bytes | str] | None = None,
+        min_replicas: int | None = None,
         settings: Settings | None = None,
     ) -> None:
         validate_name(name)
         serializer = serializer_for(codec)
-        settings = settings or Settings()
         address = Address.of(url, client)
+        settings = (settings or Settings()).placed(name, address, min_replicas)
         if serializer is not None:
             settings = resolve_keys(settings, key, address)
         self._codec = codec
-        self._core: Core[Link] = Core(name, prefix, serializer, settings)
-        self._handle = Handle(self._core, address)
+        core: Core[Link] = Core(name, resolve_prefix(prefix), serializer, settings)
+        super().__init__(core, Handle(core, address))
         self._taker = Taker(self._handle)
         self._pace = Pace()
-        self.dead_letters = DeadLetters(self._handle)
-
-    @property
-    def name(self) -> str:
-        return self._core.name
-
-    # The queue's life
-
-    def create(self, bound: int | None = None) -> None:
-        """Make the queue. At most `bound` items may be in it; None or 0: no limit.
-
-        Raises `QueueAlreadyExistsError`; `TypeError` or `ValueError` for a bad bound.
-        """
-        self._handle.call(lifecycle.create(self._core, checked_bound(bound)))
-
-    @property
-    def exists(self) -> bool:
-        """Whether the queue has been created and not deleted."""
-        return bool(self._handle.ask(Command(("EXISTS", self._core.protocol.keys.bound))))
-
-    def closed(self) -> bool:
-        """Whether the queue is closed. Raises `QueueDoesNotExistError`."""
-        return bool(self._size()[2])
-
-    def close(self) -> None:
-        """Close the queue for everybody: no more puts; gets go on until it is drained.
-
-        Everybody who is blocked on it wakes. Raises `QueueClosedError` if it is closed already, and
-        `QueueInUseError` if a client of protocol 0.15 doesn't return the producer role. To release
-        this handle alone is `disconnect()`.
-        """
-        self._described(lifecycle.close(self._core))
-
-    @property
-    def is_shutdown(self) -> bool:
-        """`closed()`, by the name that `queue.Queue` has for it."""
-        return self.closed()
-
-    def shutdown(self, immediate: bool = False) -> None:
-        """As `queue.Queue.shutdown` (Python 3.13): `close`, but calling it again does no harm.
-
-        With `immediate`, what is queued is dropped and no longer counts as unfinished.
-        """
-        with contextlib.suppress(QueueClosedError):
-            self.close()
-        if immediate:
-            self._handle.give_back_ahead()
-            self._ask(self._core.protocol.drain())
-
-    def delete(self) -> None:
-        """Delete the queue and all its data. Everybody who is blocked on it wakes.
-
-        Raises `QueueDoesNotExistError`.
-        """
-        returned = self._handle.call(lifecycle.delete(self._core))
-        self._handle.forget_queue()
-        if not returned:
-            warnings.warn(
-                f"queue {self.name!r}: deleted, though a client of protocol 0.15 had not returned "
-                "its role",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
     # Putting
 
@@ -177,7 +113,8 @@ class PressureQueue(Generic[T]):
 
         It streams: the iterable may be endless, and the bound is honoured. When `timeout` (for the
         whole call) runs out, or the queue is closed, the error's `accepted` says how many were put.
-        If the iterable raises, what it gave before is put.
+        If the iterable raises, what it gave before is put. What it gives gathers while it is quick,
+        so it must not wait for an answer to what it has just given: use `put` for that.
         """
         until = put_deadline(True, timeout, self._core.bound)
         accepted = 0
@@ -293,33 +230,6 @@ class PressureQueue(Generic[T]):
 
     # Looking
 
-    def qsize(self) -> int:
-        """How many items are in the queue now. Raises `QueueDoesNotExistError`."""
-        length: int = self._size()[0]
-        return length
-
-    def empty(self) -> bool:
-        """Whether the queue is empty now; as in the standard library, that may change at once."""
-        return self.qsize() == 0
-
-    def full(self) -> bool:
-        """Whether the bound is reached now."""
-        length, bound, *_ = self._size()
-        return bool(0 < bound <= length)
-
-    @property
-    def maxsize(self) -> int:
-        """The bound; 0: none. Assigning changes it, for everybody; what exceeds it stays."""
-        bound: int = self._size()[1]
-        return bound
-
-    @maxsize.setter
-    def maxsize(self, bound: int) -> None:
-        self._ask(self._core.protocol.set_bound(checked_bound(bound)))
-
-    def _size(self) -> Any:
-        return self._ask(self._core.protocol.size())[1:]
-
     def peek(self) -> T:
         """The oldest item, which stays where it is. Raises `QueueEmptyError`."""
         return self._peek(-1)
@@ -336,10 +246,6 @@ class PressureQueue(Generic[T]):
             raise QueueEmptyError(self.name)
         return self._handle.call(items.read_item(self._core, reply[1]))  # type: ignore[no-any-return]
 
-    def stats(self) -> QueueStats:
-        """Counters, sizes and the last clients, at one instant."""
-        return parse_stats(self._core, self._ask(self._core.protocol.stats()))
-
     # Other clients, other threads
 
     def unblock(self) -> None:
@@ -349,15 +255,6 @@ class PressureQueue(Generic[T]):
         stays in the queue or reaches its caller.
         """
         self._handle.unblock()
-
-    def break_role(self, role: str) -> str:
-        """Free the `"producer"` or `"consumer"` role of a client of protocol 0.15 that died.
-
-        Returns the name of the client that held it; empty if nobody did.
-        """
-        if role not in ("producer", "consumer"):
-            raise ValueError(f"a role is 'producer' or 'consumer', not {role!r}")
-        return self._handle.call(lifecycle.break_role(self._core, role))
 
     # This handle
 
@@ -381,14 +278,3 @@ class PressureQueue(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<PressureQueue {self.name!r} at {self._handle.address}>"
-
-    def _ask(self, command: Command) -> Any:
-        reply: Any = self._handle.ask(command)
-        if reply[0] == Status.ABSENT:
-            raise QueueDoesNotExistError(self.name)
-        return reply
-
-    def _described(self, flow: Flow[R]) -> R:
-        if not self._core.generation:
-            self._handle.call(flows.describe(self._core))
-        return self._handle.call(flow)

@@ -8,7 +8,7 @@ from typing import Any
 from pressure.core import Core
 from pressure.keys import Keys
 
-__all__ = ["REPLY_TTL", "Opaque", "reply_core", "reply_keys", "reply_name"]
+__all__ = ["REPLY_TTL", "Opaque", "kept_core", "reply_core", "reply_keys", "reply_name"]
 
 REPLY_TTL = 60.0
 """How long (seconds) a reply queue outlives its client."""
@@ -35,6 +35,16 @@ def reply_core(core: Core[Any], client_id: bytes) -> Core[Any]:
     reply: Core[Any] = Core(reply_name(core.name, client_id), prefix, Opaque(), settings)
     reply.learn(client_id.hex().encode(), 0)
     return reply
+
+
+def kept_core(reply: Core[Any]) -> Core[Any]:
+    """For what is kept beside a reply queue: that goes the other way than the answers, and so is
+    signed in a direction of its own."""
+    settings = replace(reply.settings, direction="stored")
+    kept: Core[Any] = Core(reply.name, reply.protocol.keys.prefix, Opaque(), settings)
+    kept.client_id = reply.client_id
+    kept.learn(reply.generation, 0)
+    return kept
 
 
 def reply_keys(core: Core[Any], client_id: bytes) -> Keys:

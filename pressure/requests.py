@@ -14,11 +14,13 @@ T = TypeVar("T")
 
 class Block(NamedTuple):
     """Block at the server with `command`, which itself ends after `seconds`; stop at `until`
-    (monotonic; None: when the command ends). The reply is None if nothing came."""
+    (monotonic; None: when the command ends). The reply is None if nothing came. The server carries
+    out `then` right afterwards, even if the client is dead by then; nobody needs its reply."""
 
     command: Command
     seconds: float
     until: float | None
+    then: Command | None = None
 
 
 class Post(NamedTuple):

@@ -7,16 +7,19 @@ reply, which would put an item twice. Here only what may be repeated is repeated
 from __future__ import annotations
 
 import random
+import ssl
 import time
 
 import redis.exceptions as redis_errors
 
+from pressure.address import Address
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerRefusedError
 
 __all__ = ["Backoff", "Broken", "Disconnected", "Oom", "classify"]
 
 FIRST_DELAY = 0.02
-LONGEST_DELAY = 1.0
+LONGEST_DELAY = 0.5
+"""So a server that is back is found within half a second (at most)."""
 
 _PASSING = (
     "LOADING",
@@ -53,9 +56,9 @@ class Oom(ServerOutOfMemoryError):
     """The server is out of memory; for a blocking take this means: poll instead. Internal."""
 
 
-def classify(exc: Exception, *, sent: bool, where: str) -> Exception:
+def classify(exc: Exception, *, sent: bool, address: Address) -> Exception:
     """What a redis-py exception means: `Broken` (try again) or a final error with a cure in it."""
-    text = str(exc)
+    text, where = str(exc), str(address)
     if isinstance(exc, redis_errors.OutOfMemoryError) or text.startswith("OOM"):
         return Oom(
             f"the server at {where} has reached its maxmemory and refused to store more: "
@@ -69,13 +72,39 @@ def classify(exc: Exception, *, sent: bool, where: str) -> Exception:
     ) or text.startswith(_FINAL):
         return ServerRefusedError(f"the server at {where} refused: {text}")
     if isinstance(exc, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
+        distrusted = _distrusted(exc)
+        if distrusted is not None:
+            return ServerRefusedError(
+                f"the server at {where} is not trusted: {distrusted.verify_message}. Its "
+                "certificate must be signed by a known authority (ssl_ca_certs=FILE in the URL "
+                "names another one) and made out to the host name in the URL"
+            )
         return Broken(exc, sent=sent)
+    if isinstance(exc, redis_errors.AskError | redis_errors.ClusterCrossSlotError) and (
+        not address.is_cluster
+    ):
+        return ServerRefusedError(
+            f"the server at {where} is a node of a Cluster: the URL for that is "
+            "redis+cluster://HOST:PORT, with one or more of its nodes"
+        )
     if isinstance(
         exc,
-        redis_errors.ReadOnlyError | redis_errors.ClusterDownError | redis_errors.TryAgainError,
+        redis_errors.ReadOnlyError
+        | redis_errors.ClusterDownError
+        | redis_errors.TryAgainError
+        | redis_errors.AskError,
     ) or text.startswith(_PASSING):
         return Broken(exc, sent=False)
     return PressureError(f"the server at {where} answered with an error: {text}")
+
+
+def _distrusted(exc: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Why the server's certificate was refused, if that is what is behind an exception."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return exc
+        exc = exc.__cause__ or exc.__context__
+    return None
 
 
 class Backoff:

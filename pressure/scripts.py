@@ -11,65 +11,88 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 __all__ = ["SCRIPTS", "Script"]
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
-    """One operation: its name, the text sent to the server, that text's SHA-1, and its keys."""
+    """One operation. Most programs use a few of them, so each is put together when it is used.
 
-    name: str
+    Attributes:
+        text: what is sent to the server.
+        sha: the SHA-1 of the text.
+        keys: the keys that it takes, whatever is repeated or optional at their end aside.
+    """
+
     text: str
     sha: str
     keys: tuple[str, ...]
 
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self._source = source
 
-def _load() -> dict[str, Script]:
-    files = {
+    def __getattr__(self, name: str) -> object:
+        # No `cached_property`: before Python 3.12 that has a lock, and a process that is forked
+        # while another thread holds it could never use a script.
+        if name not in ("text", "sha", "keys"):
+            raise AttributeError(name)
+        value: object = getattr(self, f"_make_{name}")()
+        setattr(self, name, value)
+        return value
+
+    def _make_text(self) -> str:
+        # A script with a `#!lua` line is checked by the server before it starts (flags, memory).
+        shebang, body = self._source.split("\n", 1)
+        return "\n".join([shebang, *_with_prelude(body)])
+
+    def _make_sha(self) -> str:
+        return hashlib.sha1(self.text.encode()).hexdigest()
+
+    def _make_keys(self) -> tuple[str, ...]:
+        header = re.search(r"^-- KEYS[ ]*(.*)$", self._source, re.MULTILINE)
+        keys = re.sub(r"\(.*?\)(\.\.\.)?|\S+\.\.\.", "", header.group(1)) if header else ""
+        return tuple(keys.split())
+
+
+def _sources() -> dict[str, str]:
+    return {
         file.name.removesuffix(".lua"): file.read_text("utf-8")
         for file in resources.files("pressure").joinpath("lua").iterdir()
         if file.name.endswith(".lua")
     }
-    parts = _parts(_compact(files.pop("prelude")))
-    scripts = {}
-    for name, source in files.items():
-        # A script with a `#!lua` line is checked by the server before it starts (flags, memory).
-        shebang, body = source.split("\n", 1)
-        text = "\n".join([shebang, *_with_prelude(parts, body)])
-        header = re.search(r"^-- KEYS[ ]*(.*)$", source, re.MULTILINE)
-        keys = re.sub(r"\(.*?\)(\.\.\.)?|\S+\.\.\.", "", header.group(1)) if header else ""
-        scripts[name] = Script(
-            name, text, hashlib.sha1(text.encode()).hexdigest(), tuple(keys.split())
-        )
-    return scripts
 
 
-def _parts(prelude: str) -> list[str]:
-    """The statements of the prelude: each begins with `local` at the start of a line."""
-    return re.split(r"^(?=local )", prelude, flags=re.MULTILINE)[1:]
-
-
-def _with_prelude(parts: list[str], body: str) -> list[str]:
-    first, *rest = (_compact(part) for part in re.split(r"^-- prelude\n", body, flags=re.MULTILINE))
-    early = _used(parts, first)
-    lines = [*early, first]
-    for part in rest:
-        lines += [*(one for one in _used(parts, part) if one not in early), part]
-    return lines
-
-
-def _used(parts: list[str], body: str) -> list[str]:
-    """The parts that a script needs, in their order. A part uses only what stands before it."""
-    used: list[str] = []
-    for part in reversed(parts):
+@cache
+def _parts() -> list[tuple[str, re.Pattern[str]]]:
+    """The statements of the prelude, each of which begins with `local` at the start of a line, and
+    what tells that one is used."""
+    parts = []
+    for part in re.split(r"^(?=local )", _compact(_prelude), flags=re.MULTILINE)[1:]:
         names = re.match(r"local (?:function )?([\w, ]+)", part)
         assert names is not None
         words = "|".join(names.group(1).replace(" ", "").split(","))
-        if re.search(rf"\b(?:{words})\b", "\n".join([*used, body])):
-            used.insert(0, part.rstrip())
+        parts.append((part.rstrip(), re.compile(rf"\b(?:{words})\b")))
+    return parts
+
+
+def _with_prelude(body: str) -> list[str]:
+    first, *rest = (_compact(part) for part in re.split(r"^-- prelude\n", body, flags=re.MULTILINE))
+    early = _used(first)
+    lines = [*early, first]
+    for part in rest:
+        lines += [*(one for one in _used(part) if one not in early), part]
+    return lines
+
+
+def _used(body: str) -> list[str]:
+    """The parts that a script needs, in their order. A part uses only what stands before it."""
+    used: list[str] = []
+    for part, name in reversed(_parts()):
+        if name.search(body) or any(name.search(later) for later in used):
+            used.insert(0, part)
     return used
 
 
@@ -79,4 +102,6 @@ def _compact(source: str) -> str:
     return "\n".join(line for line in lines if line.strip())
 
 
-SCRIPTS = _load()
+_files = _sources()
+_prelude = _files.pop("prelude")
+SCRIPTS = {name: Script(name, source) for name, source in _files.items()}

@@ -20,9 +20,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pressure.errors import ServerNotFoundError, ServerStartError
+from pressure.pulse import LIFELINE as LIFELINE
 
 KEY_BYTES = 32
-SOCKET, LIFELINE, KEY, LOG, PASSWORD = "sock", "lifeline", "key", "log", "conf"
+SOCKET, KEY, LOG, PASSWORD = "sock", "key", "log", "conf"
 
 # A socket's path is limited to 104 bytes on macOS and 108 on Linux, its final zero included.
 MAX_SOCKET_PATH = 103

@@ -14,6 +14,8 @@ from pressure.server_endpoint import Endpoint
 
 START_TIMEOUT = 30.0
 POLL_INTERVAL = 0.002
+SECRETS = ("PRESSURE_URL", "PRESSURE_KEY")
+"""Environment variables that neither the watcher nor the server needs."""
 
 
 class Watcher(subprocess.Popen[bytes]):
@@ -36,6 +38,7 @@ class Watcher(subprocess.Popen[bytes]):
                 stdout=report,
                 stderr=report,
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
             )
         except OSError as exc:
             os.close(self.report)

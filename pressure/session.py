@@ -10,37 +10,52 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable
+from typing import Generic, Protocol, TypeVar
 
 from pressure.protocol import Acks
 
-__all__ = ["ID_BYTES", "Session"]
+__all__ = ["ID_BYTES", "MARK", "Movable", "Session"]
 
 ID_BYTES = 16
-L = TypeVar("L")
+MARK = slice(0, 96)
+"""Two items with the same tag differ here: when they were put, or what they say."""
+
+
+class Movable(Protocol):
+    """What a session needs of its link. `estranged`: it has come to another server since this was
+    last set to False."""
+
+    estranged: bool
+
+
+L = TypeVar("L", bound=Movable)
 
 
 class Session(Generic[L]):
     """The state of one producer and consumer. `L` is the link it talks over."""
 
     __slots__ = (
+        "_stale",
         "adopted_ahead",
         "collected",
+        "confirmed",
         "consumer",
+        "heir",
         "hold",
         "known",
         "leased",
         "life",
         "link",
+        "marks",
         "moved",
         "opening",
+        "paused",
         "pending",
         "places",
         "process",
         "producer",
         "sequence",
-        "stale",
         "stale_ahead",
         "unsure",
         "used",
@@ -51,12 +66,18 @@ class Session(Generic[L]):
         self.link = link
         self.producer = os.urandom(ID_BYTES)
         self.sequence = 0
+        # The last number that the server confirmed, if this can make good what a server lacks that
+        # took over from it; else -1.
+        self.confirmed = -1
         # How many places each put should reserve for the next ones (-1: none, ever), and how many
         # are reserved.
         self.hold = -1
         self.places = 0
         self.pending: deque[tuple[str, bytes]] = deque()
         self.leased: Counter[bytes] = Counter()
+        # How those items begin that an exchange brought, by their tags: answers to one task, and
+        # notices of it, share a tag.
+        self.marks: dict[bytes, tuple[bytes, ...]] = {}
         self.opening: list[tuple[str, bytes]] = []
         self.unsure: tuple[int, Acks] = 0, Acks()
         self.adopted_ahead = 0
@@ -65,13 +86,29 @@ class Session(Generic[L]):
         # When nothing was left to acknowledge.
         self.collected = 0.0
         self.waiting = False
+        # Whether the queue was paused when an exchange found nothing.
+        self.paused = False
         self.life = 0
         self.reset()
+
+    @property
+    def stale(self) -> bool:
+        """Whether it must find out what it holds before it takes more. A server that took over from
+        another may lack the end of what was done there: then acknowledged items are back."""
+        return self._stale or (self.known and self.link.estranged)
+
+    @stale.setter
+    def stale(self, stale: bool) -> None:
+        self._stale = stale
+        if not stale:
+            self.link.estranged = False
 
     def reset(self) -> None:
         """Start over as a new consumer: the old id is gone from the server, with all it held."""
         self.life += 1
         self.consumer = os.urandom(ID_BYTES)
+        # The id that it was about to take on when that was cut short.
+        self.heir = b""
         self.known = False
         self.stale = False
         self.stale_ahead = False
@@ -79,11 +116,13 @@ class Session(Generic[L]):
         self.unsure = 0, Acks()
         self.pending.clear()
         self.leased.clear()
+        self.marks.clear()
 
     def forfeit(self) -> None:
         """The lease seems to be lost. Nothing is handed out until the next use has found out."""
         self.life += 1
         self.leased.clear()
+        self.marks.clear()
         self.stale = True
 
     def next_number(self) -> int:
@@ -106,11 +145,15 @@ class Session(Generic[L]):
         self.unsure = number, acks
         self.stale = True
 
-    def resolve(self, last: int) -> None:
-        """`last` is the number of the last acknowledgements that the server carried out."""
+    def resolve(self, last: int, held: Collection[bytes]) -> None:
+        """`last` is the number of the last numbered acknowledgements that the server carried out,
+        `held` are the tags of what this consumer holds: of those without a number, it tells."""
         (number, acks), self.unsure = self.unsure, (0, Acks())
-        if number > last:
-            self.pending.extendleft(reversed(list(zip(acks.kinds, acks.tags, strict=True))))
+        undone = zip(acks.kinds, acks.tags, strict=True)
+        if not number:
+            self.pending.extendleft(reversed([(kind, tag) for kind, tag in undone if tag in held]))
+        elif number > last:
+            self.pending.extendleft(reversed(list(undone)))
 
     def unlease(self, tag: bytes) -> None:
         """The item is no longer on lease."""
@@ -131,7 +174,8 @@ class Session(Generic[L]):
         seen.update(self.leased)
         items = []
         for tag, item in held:
-            if seen[tag] > 0:
+            marks = self.marks.get(tag)
+            if seen[tag] > 0 and (marks is None or item[MARK] in marks):
                 seen[tag] -= 1
             else:
                 items.append(item)

@@ -23,6 +23,8 @@ class QueueStats:
         oldest_put_at: when the oldest item was put, in seconds since the epoch by the server's
             clock; None if there is none, or for raw items.
         last_producer, last_consumer: the clients that used these roles last.
+        paused_at: since when nothing is handed out (`PressureQueue.pause`), by the server's clock;
+            None: it is not paused.
         orphans: results that came after their client had gone (executor queues).
     """
 
@@ -40,6 +42,7 @@ class QueueStats:
     last_consumer: str
     orphans: int
     oldest_put_at: float | None
+    paused_at: float | None
 
 
 def parse_stats(core: Core[Any], reply: Any) -> QueueStats:
@@ -65,4 +68,5 @@ def parse_stats(core: Core[Any], reply: Any) -> QueueStats:
         last_consumer=reply[12].decode(errors="replace"),
         orphans=reply[13],
         oldest_put_at=oldest,
+        paused_at=reply[15] / 1000 if reply[15] else None,
     )

@@ -65,14 +65,11 @@ class Taker:
     def get_many(self, until: float | None, count: int) -> list[Any]:
         """The oldest item, and what else is there, up to `count`."""
         taken = [self.get(until, count)]
-        while len(taken) < count and (waiting := self._handle.core.pop_ahead()) is not None:
-            try:
-                obj = self._open(waiting)
-            except PayloadError:
-                # It is in the dead letters; the items that were taken must reach the caller.
-                continue
-            if obj is not items.SKIPPED:
-                taken.append(obj)
+        while len(taken) < count:
+            batch = self._handle.core.pop_many_ahead(count - len(taken))
+            if not batch:
+                break
+            taken += self._open_many(batch)
         return taken
 
     def lease(self, until: float | None) -> Lease[Any]:
@@ -121,13 +118,43 @@ class Taker:
         """Hand out an item that was fetched before."""
         core = self._handle.core
         try:
-            if core.raw and not core.settings.max_deliveries:
-                obj: Any = ahead.item
-            else:
-                obj = self._handle.call_if_needed(items.open_ahead(core, ahead))
+            obj = self._read(ahead)
             if obj is not items.SKIPPED:
                 ahead.session.pending.append((ahead.kind, ahead.tag))
         finally:
             core.moved(ahead)
         self._handle.keep_up()
+        return obj
+
+    def _open_many(self, batch: list[Ahead[Link]]) -> list[Any]:
+        """Hand out items that were fetched before, by one session. Those that can't be read are in
+        the dead letters then; the others must reach the caller."""
+        session = batch[0].session
+        objects, done = [], []
+        try:
+            for ahead in batch:
+                try:
+                    obj = self._read(ahead)
+                except PayloadError:
+                    continue
+                if obj is not items.SKIPPED:
+                    objects.append(obj)
+                    done.append((ahead.kind, ahead.tag))
+            session.pending.extend(done)
+        except BaseException:
+            # None of them is acknowledged: the session's next use finds them.
+            session.stale = True
+            raise
+        finally:
+            self._handle.core.moved_many(batch)
+        self._handle.keep_up()
+        return objects
+
+    def _read(self, ahead: Ahead[Link]) -> Any:
+        core = self._handle.core
+        obj, _ = items.quickly_read(core, ahead.item)
+        if obj is items.UNREAD:
+            return self._handle.call_if_needed(items.open_ahead(core, ahead))
+        if type(obj) is items.Unreadable:
+            self._handle.call(items.bury_ahead(core, ahead, obj.error))
         return obj

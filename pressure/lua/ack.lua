@@ -7,10 +7,9 @@ local base, bound, not_full, room, leases, taken, fetched, prefetched, joiners, 
   producers = unpack(KEYS)
 local id, number, raw, kinds = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4]
 
-if not call('ZSCORE', leases, id) then return {LOST} end
+if not call('ZSCORE', leases, id) or call('EXISTS', bound) == 0 then return {LOST} end
 local done, made_room = acknowledge(taken, kinds, slice(5, #ARGV), id, number, raw, producers, fetched,
   prefetched, blobs, joiners, joined, base)
-if made_room and call('EXISTS', bound) == 1 then
-  restore_room(base, bound, prefetched, not_full, room)
-end
+live_like(bound, fetched, producers)
+if made_room then restore_room(base, bound, prefetched, not_full, room) end
 return {OK, done}

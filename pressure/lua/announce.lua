@@ -15,5 +15,9 @@ for _, old in ipairs(call('ZRANGEBYSCORE', uploads, '-inf', now - HOUR_MS, 'LIMI
   call('ZREM', uploads, old)
 end
 call('ZADD', uploads, now, id .. chunks)
-if ttl_ms > 0 then call('PEXPIRE', uploads, ttl_ms) end
+if ttl_ms > 0 then
+  -- The chunks come by plain commands, which keep the time to live of a key that is there.
+  call('HSETNX', blobs, id .. struct.pack('>I4', 0), '')
+  for _, key in ipairs({uploads, blobs}) do call('PEXPIRE', key, ttl_ms) end
+end
 return {OK}

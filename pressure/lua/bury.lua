@@ -1,18 +1,25 @@
 #!lua flags=allow-oom
--- Move items that nobody can use from the consumer's taken list to the dead letters.
--- KEYS  base leases taken dead_letters joiners joined
--- ARGV  consumer raw reason (JSON) tag...
+-- Move items that nobody can use from the consumer's taken list to the dead letters. `ahead` says
+-- that they were fetched ahead.
+-- KEYS  base bound not_full room leases taken prefetched dead_letters joiners joined
+-- ARGV  consumer raw ahead ("1" | "") reason (JSON) tag...
 -- reply {OK, buried} | {LOST}
-local base, leases, taken, dead_letters, joiners, joined = unpack(KEYS)
-local id, raw, reason = ARGV[1], ARGV[2] == '1', ARGV[3]
+local base, bound, not_full, room, leases, taken, prefetched, dead_letters, joiners, joined =
+  unpack(KEYS)
+local id, raw, ahead, reason = ARGV[1], ARGV[2] == '1', ARGV[3] == '1', ARGV[4]
 
-if not call('ZSCORE', leases, id) then return {LOST} end
+if not call('ZSCORE', leases, id) or call('EXISTS', bound) == 0 then return {LOST} end
 local buried = 0
-for _, value in ipairs(remove(taken, slice(4, #ARGV), raw)) do
+for _, value in ipairs(remove(taken, slice(5, #ARGV), raw)) do
   if value then
     bury(dead_letters, value, reason)
     buried = buried + 1
   end
+end
+live_like(bound, dead_letters)
+if ahead and buried > 0 then
+  hand_out(prefetched, id, buried)
+  restore_room(base, bound, prefetched, not_full, room)
 end
 if call('LLEN', base) == 0 then hint_joiners(joiners, joined) end
 return {OK, buried}

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Close the queue for everybody, once and for good. The caller unblocks the waiters named.
--- KEYS  bound closed not_full room generation producer_free producer waiters
+-- KEYS  bound closed not_full room generation producer_free producer waiters paused resumed
 -- ARGV  generation client
 -- reply {OK, waiter...} | {CLOSED} | {ABSENT} | {AGAIN} | {IN_USE, holder}
-local bound, closed, not_full, room, generation, producer_free, producer, waiters = unpack(KEYS)
+local bound, closed, not_full, room, generation, producer_free, producer, waiters, paused,
+  resumed = unpack(KEYS)
 if call('EXISTS', bound) == 0 then return {ABSENT} end
 if call('GET', generation) ~= ARGV[1] then return {AGAIN} end
 if call('EXISTS', closed) == 1 then return {CLOSED} end
@@ -13,6 +14,8 @@ call('LPUSH', closed, '1', '1')
 call('SET', producer, ARGV[2])
 signal(room)
 signal(not_full)
+live_like(bound, closed, producer, room, not_full)
+if call('EXISTS', paused) == 1 then wake_paused(resumed) end
 local reply = {OK}
 for _, waiter in ipairs(call('HVALS', waiters)) do reply[#reply + 1] = waiter end
 return reply

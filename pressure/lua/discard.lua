@@ -10,7 +10,7 @@ local wanted, all = {}, #ARGV == 1
 for i = 2, #ARGV do wanted[ARGV[i]] = true end
 local discarded = 0
 for _, letter in ipairs(call('LRANGE', dead_letters, 0, -1)) do
-  local value = string.sub(letter, 13 + struct.unpack('>I4', letter, 9))
+  local value = buried_item(letter)
   if all or wanted[tag_of(value, raw)] then
     call('LREM', dead_letters, 1, letter)
     drop_blob(blobs, value, raw)

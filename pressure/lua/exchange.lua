@@ -2,19 +2,20 @@
 -- Finish and claim: record the outcomes of leased items in the reply queues that they belong to,
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
--- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans (reply_base reply_bound reply_blobs reply_uploads)...
+-- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans paused resumed (reply_base reply_bound reply_blobs reply_uploads)...
 -- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why)
--- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
+-- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {EMPTY, dropped, expired, 1} (paused) | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
 local base, bound, closed, not_full, room, generation, consumer, leases, departed, taken,
   consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs, dead_letters,
-  orphans = unpack(KEYS)
-local REPLIES = 19
+  orphans, paused, resumed = unpack(KEYS)
+local REPLIES = 21
 local expected, id, client, lease_ms, known, count, ttl_ms, waiter, moved, outcomes, replies =
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]),
   tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local BEFORE = 11
 
-if call('GET', generation) ~= expected then
+local current, pausing = unpack(call('MGET', generation, paused))
+if current ~= expected then
   call('HDEL', waiters, id)
   if call('EXISTS', bound) == 0 then return {ABSENT} end
   return {AGAIN}
@@ -22,7 +23,17 @@ end
 local reasons = {}
 for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
 local dropped, answers = 0, {}
-for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)) do
+local values, all = remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)
+local for_whom = string.sub(replies, 1, 2)
+if all and outcomes > 1 and #ARGV == BEFORE + 2 * outcomes
+  and replies == string.rep(for_whom, outcomes) and call('EXISTS', blobs) == 0 then
+  -- As it mostly is: all are one client's, and nothing has to be done for each of them.
+  local high, low = string.byte(for_whom, 1, 2)
+  local pair = high * 256 + low
+  if pair > 0 then answers[pair] = slice(BEFORE + outcomes + 1, #ARGV) end
+  values = {}
+end
+for i, value in ipairs(values) do
   if not value then
     dropped = dropped + 1
   else
@@ -36,6 +47,7 @@ for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false
     end
   end
 end
+if next(reasons) then live_like(bound, dead_letters) end
 -- A lease that was lost took the whole list with it: who still held something has its lease.
 if dropped == outcomes and not call('ZSCORE', leases, id) then
   if known or call('ZSCORE', departed, id) then return {LOST} end
@@ -52,14 +64,14 @@ for pair, queue in pairs(answers) do
     end
   end
   if lives == -2 then
-    call('INCRBY', orphans, #queue)
+    if call('INCRBY', orphans, #queue) == #queue then live_like(bound, orphans) end
   else
     push(reply_base, queue, false)
     if lives > 0 then call('PEXPIRE', reply_base, lives) end
   end
 end
 
-local items = count > 0 and call('RPOP', base, count) or {}
+local items = count > 0 and not pausing and call('RPOP', base, count) or {}
 local bytes, messages = moved, #items
 for i = 1, #items do bytes = bytes + #items[i] end
 if moved > 0 then messages = messages + 1 end
@@ -68,13 +80,18 @@ if #items > 0 then
   if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
 end
 if messages > 0 then
-  call('SET', consumer, client, 'KEEPTTL')
+  if ttl_ms > 0 then
+    call('SET', consumer, client, 'PX', ttl_ms)
+  else
+    call('SET', consumer, client, 'KEEPTTL')
+  end
   local consumed = call('INCRBY', consumed_messages, messages)
   call('INCRBY', consumed_bytes, bytes)
   if ttl_ms > 0 and consumed == messages then
-    expire(ttl_ms, consumer, consumed_messages, consumed_bytes)
+    expire(ttl_ms, consumed_messages, consumed_bytes)
   end
-  if (call('GET', bound) or '0') ~= '0' then
+  -- Nothing that was done here takes up room.
+  if (call('GET', bound) or '0') ~= '0' and call('EXISTS', not_full, room) < 2 then
     restore_room(base, bound, prefetched, not_full, room)
   end
 end
@@ -90,13 +107,17 @@ if state < 2 then
   call('HDEL', waiters, id)
   return {ABSENT}
 end
-if state == 3 then
+if state == 3 and not (pausing and call('EXISTS', base) == 1) then
   call('HDEL', waiters, id)
   return {CLOSED, dropped}
 end
-if #waiter > 1 then
+if pausing then
+  call('HDEL', waiters, id)
+  call('DEL', resumed)
+elseif #waiter > 1 then
   call('HSET', waiters, id, waiter)
   if ttl_ms > 0 then expire(ttl_ms, waiters) end
 end
 -- Who comes without an outcome has waited for a while, and sees to the dead.
-return {EMPTY, dropped, outcomes == 0 and call('ZCOUNT', leases, '-inf', now_ms()) or 0}
+local expired = outcomes == 0 and call('ZCOUNT', leases, '-inf', now_ms()) or 0
+return {EMPTY, dropped, expired, pausing and 1 or nil}

@@ -14,7 +14,7 @@ local tags = slice(5, #ARGV)
 for i, value in ipairs(remove(taken, tags, raw)) do
   if value then
     bytes = bytes + #value
-    if charge and raw then call('HINCRBY', deliveries, tags[i], 1) end
+    if charge and raw and call('EXISTS', bound) == 1 then call('HINCRBY', deliveries, tags[i], 1) end
     values[#values + 1] = (charge and not raw) and charged(value) or value
   end
 end
@@ -24,6 +24,7 @@ if call('EXISTS', bound) == 1 then
     push(base, values, true)
     call('DECRBY', consumed_messages, #values)
     call('DECRBY', consumed_bytes, bytes)
+    live_like(bound, base, deliveries, consumed_messages, consumed_bytes)
   end
   restore_room(base, bound, prefetched, not_full, room)
 end

@@ -23,18 +23,20 @@ for i = #held, 1, -1 do
 end
 call('DEL', taken)
 local unfinished = tonumber(call('HGET', fetched, id) or 0)
-if unfinished ~= 0 and call('HINCRBY', fetched, '*', unfinished) == 0 then
+local exists = call('EXISTS', bound) == 1
+if exists and unfinished ~= 0 and call('HINCRBY', fetched, '*', unfinished) == 0 then
   call('HDEL', fetched, '*')
 end
 call('HDEL', fetched, id)
 call('HDEL', waiters, id)
 call('ZREM', leases, id)
-if call('EXISTS', bound) == 1 then
+if exists then
   if #values > 0 then
     push(base, values, true)
     call('DECRBY', consumed_messages, #values)
     call('DECRBY', consumed_bytes, bytes)
   end
+  live_like(bound, base, fetched, consumed_messages, consumed_bytes)
   restore_room(base, bound, prefetched, not_full, room)
 end
 return {OK, #values}

@@ -28,6 +28,24 @@ local function wake_all(list)
   call('LPUSH', list, unpack(ones))
 end
 
+-- Wake the consumers that wait for the end of a pause, if one does: each puts the element back for
+-- the next. Who looks later than a slice after this asks anew.
+local function wake_paused(resumed)
+  signal(resumed)
+  call('PEXPIRE', resumed, 10000)
+end
+
+-- Give keys that came into being their time to live. What was there is renewed by the owner.
+local function expire(ttl_ms, ...)
+  for _, key in ipairs({...}) do call('PEXPIRE', key, ttl_ms) end
+end
+
+-- The same, where the caller has not been told the time: keys live for as long as the queue.
+local function live_like(bound, ...)
+  local left = call('PTTL', bound)
+  if left > 0 then expire(left, ...) end
+end
+
 -- How many items count against the bound: those in the list, those that consumers have fetched
 -- ahead without handing them out ('*'), and the places reserved for producers ('+').
 local function used(base, prefetched)
@@ -74,9 +92,10 @@ local function restore_room(base, bound, prefetched, not_full, room)
   local limit = tonumber(call('GET', bound) or 0)
   if limit > 0 and used(base, prefetched) >= limit then
     call('DEL', not_full, room)
-  else
+  elseif call('EXISTS', not_full, room) < 2 then
     signal(not_full)
     signal(room)
+    live_like(bound, not_full, room)
   end
 end
 
@@ -98,11 +117,6 @@ local function push(base, values, at_head)
     end
   end
   return length
-end
-
--- Give keys that came into being their time to live. What was there is renewed by the owner.
-local function expire(ttl_ms, ...)
-  for _, key in ipairs({...}) do call('PEXPIRE', key, ttl_ms) end
 end
 
 -- Remove the items with these tags from a taken list. Returns their values, in the order of the
@@ -179,7 +193,10 @@ end
 
 -- Wake whoever waits in join(), who then counts exactly.
 local function hint_joiners(joiners, joined)
-  if call('EXISTS', joiners) == 1 then signal(joined) end
+  if call('EXISTS', joiners) == 1 then
+    signal(joined)
+    call('PEXPIRE', joined, 10000)  -- whoever joins looks more often than that
+  end
 end
 
 -- ARGV[first..last] as a table.
@@ -223,4 +240,10 @@ end
 local function bury(dead_letters, value, reason)
   call('LPUSH', dead_letters,
     struct.pack('>I8', now_ms()) .. struct.pack('>I4', #reason) .. reason .. value)
+end
+
+-- The item that a dead letter holds. Anybody may have written the letter: it need not be one.
+local function buried_item(letter)
+  if #letter < 12 then return letter end
+  return string.sub(letter, 13 + struct.unpack('>I4', letter, 9))
 end

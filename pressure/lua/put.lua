@@ -1,14 +1,17 @@
 #!lua
 -- Put as many of the values as there is room for, once: a repeat of a producer's last number is
--- answered with what that number did, before anything else is looked at.
+-- answered with what that number did, before anything else is looked at. A server that took over
+-- from another may lack the end of what that had accepted: who names the last number that was
+-- confirmed to him, and can put again what is missing, hears of it first.
 -- KEYS  base bound closed not_full room generation producers producer_free producer produced_messages produced_bytes prefetched uploads
--- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms hold (how many places to reserve afterwards for this producer; -1: it never does) value...
--- reply {OK, accepted, reserved} | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
+-- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms hold (how many places to reserve afterwards for this producer; -1: it never does) confirmed (this producer's last number whose reply it has; -1: never mind) value...
+-- reply {OK, accepted, reserved} | {LOST, number} (of this producer's last put here) | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, producers, producer_free, producer,
   produced_messages, produced_bytes, prefetched, uploads = unpack(KEYS)
 local expected, id, sequence, client, mode, raw, ttl_ms, hold =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
-local FIRST = 9
+local confirmed = tonumber(ARGV[9])
+local FIRST = 10
 
 local last = call('HGET', producers, id)
 if last then
@@ -20,6 +23,9 @@ if last then
     local places = hold >= 0 and call('HGET', prefetched, '+' .. id)
     return {OK, tonumber(accepted), places and tonumber(string.match(places, '^%d+')) or 0}
   end
+  if tonumber(number) < confirmed then return {LOST, tonumber(number)} end
+elseif confirmed > 0 then
+  return {LOST, 0}
 end
 local time = call('TIME')
 local stamp = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -63,6 +69,7 @@ if not usable then
   if call('EXISTS', closed) == 1 then
     signal(room)  -- the next blocked producer hears of it, too
     signal(not_full)
+    live_like(bound, room, not_full)
     return {CLOSED}
   end
   call('HSET', producers, id, refused)

@@ -66,6 +66,7 @@ if #values > 0 then
     call('DECRBY', consumed_bytes, bytes)
   end
 end
+live_like(bound, base, departed, departures, deliveries, consumed_messages, consumed_bytes)
 restore_room(base, bound, prefetched, not_full, room)
 hint_joiners(joiners, joined)
 return {OK, #values}

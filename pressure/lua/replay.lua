@@ -12,7 +12,7 @@ for i = 2, #ARGV do wanted[ARGV[i]] = true end
 local replayed = 0
 local letters = call('LRANGE', dead_letters, 0, -1)
 for i = #letters, 1, -1 do
-  local value = string.sub(letters[i], 13 + struct.unpack('>I4', letters[i], 9))
+  local value = buried_item(letters[i])
   local tag = tag_of(value, raw)
   if all or wanted[tag] then
     call('LREM', dead_letters, -1, letters[i])
@@ -25,5 +25,6 @@ for i = #letters, 1, -1 do
     replayed = replayed + 1
   end
 end
+live_like(bound, base)
 restore_room(base, bound, prefetched, not_full, room)
 return {OK, replayed}

@@ -1,33 +1,46 @@
 #!lua flags=allow-oom
 -- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
 -- A consumer that was declared dead meanwhile gets nothing: its items go back.
--- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed
+-- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed paused
 -- ARGV  generation consumer client bytes (0: the block ended without an item; -1: look, it holds no others)
--- reply {OK, left in the list} | {LOST} | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
+-- reply {OK, left in the list} | {LOST} | {EMPTY} (it went back: the queue is paused) | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
 local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
-  consumed_bytes, prefetched, waiters, consumer_free, closed = unpack(KEYS)
+  consumed_bytes, prefetched, waiters, consumer_free, closed, paused = unpack(KEYS)
 local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 if bytes < 0 then bytes = #(call('LINDEX', taken, 0) or '') end
 call('HDEL', waiters, id)
-if call('GET', generation) ~= expected or not call('ZSCORE', leases, id) then
+local current, pausing = unpack(call('MGET', generation, paused))
+if current ~= expected or not call('ZSCORE', leases, id) then
   if call('EXISTS', bound) == 1 then
     while call('LMOVE', taken, base, 'LEFT', 'RIGHT') do end
+    live_like(bound, base)
     restore_room(base, bound, prefetched, not_full, room)
   else
     call('DEL', taken)
   end
   return {LOST}
 end
+if bytes > 0 and pausing then
+  call('LMOVE', taken, base, 'LEFT', 'RIGHT')
+  live_like(bound, base)
+  restore_room(base, bound, prefetched, not_full, room)
+  return {EMPTY}
+end
 if bytes > 0 and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 1 then
   -- It has seen that something is left, and so it waits for that alone.
   call('LMOVE', taken, base, 'LEFT', 'RIGHT')
+  live_like(bound, base)
   return {IN_USE}
 end
 if bytes > 0 then
-  call('SET', consumer, client, 'KEEPTTL')
-  call('INCRBY', consumed_messages, 1)
+  if call('GET', consumer) ~= client then
+    call('SET', consumer, client, 'KEEPTTL')
+    live_like(bound, consumer)
+  end
+  local consumed = call('INCRBY', consumed_messages, 1)
   call('INCRBY', consumed_bytes, bytes)
+  if consumed == 1 then live_like(bound, consumed_messages, consumed_bytes) end
   if call('GET', bound) ~= '0' then restore_room(base, bound, prefetched, not_full, room) end
 end
 return {OK, call('LLEN', base)}

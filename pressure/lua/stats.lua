@@ -1,10 +1,10 @@
 #!lua flags=no-writes
 -- What there is to see of a queue, at one instant.
--- KEYS  base bound closed produced_messages produced_bytes consumed_messages consumed_bytes prefetched leases dead_letters producer consumer orphans
+-- KEYS  base bound closed produced_messages produced_bytes consumed_messages consumed_bytes prefetched leases dead_letters producer consumer orphans paused
 -- ARGV
--- reply {OK, bound, length, closed, produced_messages, produced_bytes, consumed_messages, consumed_bytes, fetched_ahead, consumers, dead_letters, producer, consumer, orphans, oldest (the item's first bytes)} | {ABSENT}
+-- reply {OK, bound, length, closed, produced_messages, produced_bytes, consumed_messages, consumed_bytes, fetched_ahead, consumers, dead_letters, producer, consumer, orphans, oldest (the item's first bytes), paused (since when; 0: it is not)} | {ABSENT}
 local base, bound, closed, produced_messages, produced_bytes, consumed_messages, consumed_bytes,
-  prefetched, leases, dead_letters, producer, consumer, orphans = unpack(KEYS)
+  prefetched, leases, dead_letters, producer, consumer, orphans, paused = unpack(KEYS)
 local limit = call('GET', bound)
 if not limit then return {ABSENT} end
 local function number(key) return tonumber(call('GET', key) or 0) end
@@ -12,4 +12,4 @@ return {OK, tonumber(limit), call('LLEN', base), call('EXISTS', closed),
   number(produced_messages), number(produced_bytes), number(consumed_messages),
   number(consumed_bytes), tonumber(call('HGET', prefetched, '*') or 0), call('ZCARD', leases),
   call('LLEN', dead_letters), call('GET', producer) or '', call('GET', consumer) or '',
-  number(orphans), string.sub(call('LINDEX', base, -1) or '', 1, BODY - 1)}
+  number(orphans), string.sub(call('LINDEX', base, -1) or '', 1, BODY - 1), number(paused)}

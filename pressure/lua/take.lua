@@ -1,24 +1,46 @@
 #!lua flags=allow-oom
 -- Acknowledge what the consumer is done with, and move up to `count` of the oldest items into its
 -- taken list. Finding nothing, register the caller as about to block.
--- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs producer producers
--- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
--- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
+-- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs producer producers paused resumed
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before, "2": and is not registered as blocked) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
+-- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {EMPTY, expired, 0, 1} (paused) | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
   taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs,
-  producer, producers = unpack(KEYS)
+  producer, producers, paused, resumed = unpack(KEYS)
 local expected, id, client, lease_ms, known, count, ahead, raw, ttl_ms, waiter, number, kinds =
-  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1',
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '', tonumber(ARGV[6]), ARGV[7] == '1',
   ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11]), ARGV[12]
 local FIRST = 13
 
-local limit = call('GET', bound)
+local limit, current, pausing, last_client = unpack(call('MGET', bound, generation, paused, consumer))
+if ARGV[5] == '2' and count == 1 and not raw and ttl_ms == 0 and (kinds == '' or kinds == 'g')
+  and limit and current == expected and not pausing and call('ZSCORE', leases, id) then
+  -- One item, with at most one to acknowledge: done most often, and needs no functions.
+  local item = call('LMOVE', base, taken, 'RIGHT', 'LEFT')
+  if item then
+    local done = kinds == 'g' and call('RPOP', taken)
+    -- None that was given back meanwhile, or has a blob; and nobody waits for room.
+    if (not done or string.sub(done, ID, ID + 15) == ARGV[FIRST]
+        and string.byte(done, FLAGS) % (2 * BLOB_FLAG) < BLOB_FLAG)
+      and (limit == '0' or call('EXISTS', not_full, room) == 2) then
+      if done then call('HINCRBY', fetched, id, 1) end
+      if last_client ~= client then call('SET', consumer, client, 'KEEPTTL') end
+      call('INCRBY', consumed_messages, 1)
+      call('INCRBY', consumed_bytes, #item)
+      return {OK, item}
+    end
+    if done then call('RPUSH', taken, done) end
+    call('LMOVE', taken, base, 'LEFT', 'RIGHT')
+  end
+end
+
+-- prelude
 if not limit then
   call('HDEL', waiters, id)
   call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
   return {ABSENT}
 end
-if call('GET', generation) ~= expected then return {AGAIN} end
+if current ~= expected then return {AGAIN} end
 if not call('ZSCORE', leases, id) then
   if known or call('ZSCORE', departed, id) then return {LOST} end
   call('ZADD', leases, now_ms() + lease_ms, id)
@@ -30,6 +52,7 @@ if not call('ZSCORE', leases, id) then
 end
 local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, number, raw, producers, fetched,
   prefetched, blobs, joiners, joined, base)
+if ttl_ms > 0 and number > 0 then call('PEXPIRE', producers, ttl_ms) end
 if waiter ~= '' then call('HDEL', waiters, id) end
 
 if call('LLEN', consumer_free) == 0 then
@@ -48,13 +71,18 @@ if ahead and count > 1 then
     count = math.min(count, math.max(1, math.ceil(length) - 1))
   end
 end
-local items = count > 0 and call('RPOP', base, count) or {}
+local items = count > 0 and not pausing and call('RPOP', base, count) or {}
 if #items == 0 then
   if made_room and tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
   local ahead_of_us = tonumber(call('HGET', prefetched, '*') or 0)
-  if call('EXISTS', closed) == 1 then
+  if call('EXISTS', closed) == 1 and not (pausing and call('EXISTS', base) == 1) then
     call('HDEL', waiters, id)
     return {CLOSED, ahead_of_us}
+  end
+  if pausing then
+    call('HDEL', waiters, id)
+    call('DEL', resumed)
+    return {EMPTY, call('ZCOUNT', leases, '-inf', now_ms()), 0, 1}
   end
   if #waiter > 1 then
     call('HSET', waiters, id, waiter)
@@ -71,15 +99,16 @@ if ahead and #items > 1 then
   if ttl_ms > 0 then call('PEXPIRE', prefetched, ttl_ms) end
   call('HINCRBY', prefetched, id, #items - 1)
 end
-call('SET', consumer, client, 'KEEPTTL')
 local consumed = call('INCRBY', consumed_messages, #items)
 call('INCRBY', consumed_bytes, bytes)
-if ttl_ms > 0 and consumed == #items then
-  expire(ttl_ms, consumer, consumed_messages, consumed_bytes)
+if ttl_ms == 0 then
+  if last_client ~= client then call('SET', consumer, client, 'KEEPTTL') end
+else
+  call('SET', consumer, client, 'PX', ttl_ms)
+  if consumed == #items then expire(ttl_ms, consumed_messages, consumed_bytes) end
 end
 if tonumber(limit) > 0 then
   restore_room(base, bound, prefetched, not_full, room)
-  if ttl_ms > 0 then expire(ttl_ms, not_full, room) end
 end
 table.insert(items, 1, OK)
 return items

@@ -21,5 +21,6 @@ for _, id in ipairs(slice(3, #ARGV)) do
 end
 if call('HINCRBY', fetched, whose, -1) == 0 then call('HDEL', fetched, whose) end
 call('HSET', producers, producer_id, sequence .. ':1:' .. string.format('%d', now_ms()))
+live_like(bound, fetched, producers)
 if total == 1 and call('LLEN', base) == 0 then hint_joiners(joiners, joined) end
 return {OK}

@@ -25,7 +25,7 @@ for _, count in ipairs(call('HVALS', fetched)) do total = total + count end
 total = math.max(total, 0)
 if total == 0 then
   -- Whoever else waits is woken in turn.
-  if call('EXISTS', joiners) == 1 then signal(joined) end
+  hint_joiners(joiners, joined)
 elseif wait_ms > 0 then
   call('DEL', joined)
   call('SET', joiners, '1', 'PX', wait_ms)

@@ -36,6 +36,7 @@ while left > 0 do
 end
 answer = table.concat(found)
 call('HSET', producers, producer_id, sequence .. ':' .. answer .. ':' .. string.format('%d', now_ms()))
+live_like(bound, producers)
 restore_room(base, bound, prefetched, not_full, room)
 hint_joiners(joiners, joined)
 return {OK, answer}

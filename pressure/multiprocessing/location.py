@@ -15,7 +15,7 @@ from pressure.server import hold_lifeline, shared_local_server
 
 __all__ = ["Location", "find", "resolve"]
 
-_SECRETS = frozenset({"username", "password"})
+_SECRETS = frozenset({"username", "password", "sentinel_username", "sentinel_password"})
 
 # The URLs that this process was given, by what they look like without their secrets.
 _given: dict[str, str] = {}

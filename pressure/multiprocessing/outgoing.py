@@ -148,10 +148,19 @@ class Outgoing:
                     session.hold = self._places if self._reserves else -1
                     self._places = 0
                     self._begin(session)
-            self._remote.handle.run(self._resumed(), session, patience=PATIENCE)
-            with self._mutex:
-                self._places = session.places
-            self._sent()
+            self._complete(session, patience=PATIENCE)
+
+    def _complete(
+        self, session: Session[Link], until: float | None = None, *, patience: float | None = None
+    ) -> int:
+        """Finish the send that was cut short, under its own number; returns how many it put."""
+        accepted = self._remote.handle.run(self._resumed(), session, until, patience=patience)
+        with self._mutex:
+            self._places = session.places
+            # Their places were lost, because this process stood still.
+            self._bodies.extendleft(reversed(self._under_way[accepted:]))
+        self._sent()
+        return accepted
 
     def _free_places(self) -> None:
         with self._mutex:

@@ -79,7 +79,7 @@ class Pool:
         context: Any = None,
         url: str | None = None,
         queue: str = "default",
-        prefix: str = "__pressure__",
+        prefix: str | None = None,
         key: bytes | str | Iterable[bytes | str] | None = None,
     ) -> None:
         self._state = INIT

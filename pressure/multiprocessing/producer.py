@@ -23,6 +23,8 @@ from pressure import flows, items
 from pressure.driver import give_up
 from pressure.errors import (
     OutcomeUnknownError,
+    PressureError,
+    QueueDoesNotExistError,
     ServerOutOfMemoryError,
     ServerUnavailableError,
 )
@@ -113,24 +115,38 @@ class Producer(Outgoing):
             self._alert()
             self._last = time.monotonic()
             return True
+        core = self._remote.core
+        waited_for = b""
         while True:
-            if self._put_through(body, until):
+            if self._put_through(body, until, waited_for):
                 self._last = time.monotonic()
                 return True
             if until is not None and time.monotonic() >= until:
                 # One patient look: places may be held for a moment only.
                 return self._remote.put(body, 0.0)
+            waited_for = waited_for or core.generation
             self._remote.wait_for_room(until)
 
-    def _put_through(self, body: bytes, until: float | None) -> bool:
-        """Send what is buffered and this item, and reserve places for the next ones."""
+    def _put_through(self, body: bytes, until: float | None, waited_for: bytes) -> bool:
+        """Send what is buffered and this item, and reserve places for the next ones. If the caller
+        has waited for room in a queue (its generation), the item gets into no other."""
+        core = self._remote.core
         with self._sending:
+            if waited_for and core.generation != waited_for:
+                # Another thread has found out that it was made anew.
+                raise QueueDoesNotExistError(
+                    core.name, "it was deleted while this operation waited"
+                )
+            session = self._producer()
+            # What was cut short comes first: after a later number, its own would count for nothing.
+            while self._cut_short:
+                if not (self._posted and self._collect(REPLY_PATIENCE)):
+                    self._complete(session, until)
             now = time.monotonic()
             if self._reserves:
                 quick = now - self._reserved_at < QUICK
                 self._hold = min(max(1, self._hold * 2), MOST) if quick else 0
                 self._reserved_at = now
-            session = self._producer()
             with self._mutex:
                 batch = list(self._bodies)
                 self._bodies.clear()
@@ -138,19 +154,19 @@ class Producer(Outgoing):
                 self._under_way = batch
             session.hold = self._hold if self._reserves else -1
             try:
-                flow = items.put_bodies(self._remote.core, session, [*batch, body], flows.AT_ONCE)
-                accepted = self._remote.handle.run(flow, session, until)
-            except BaseException:
-                accepted = 0
+                flow = items.put_bodies(
+                    core, session, [*batch, body], flows.AT_ONCE, waited=bool(waited_for)
+                )
+                self._cut_short = next(flow), flow
+                accepted = self._complete(session, until)
+            except BaseException as exc:
+                known = isinstance(exc, PressureError) and not isinstance(exc, OutcomeUnknownError)
+                if known or self._cut_short is None:
+                    self._put_back()
+                # Else it may have been carried out, and the feeder sends it once more.
+                self._alert()
                 raise
-            finally:
-                self._sends += 1
-                with self._mutex:
-                    self._under_way = []
-                    self._places = session.places
-                    # Their places were lost, because this process stood still.
-                    self._bodies.extendleft(reversed(batch[accepted:]))
-        if self._places:
+        if self._places or self._bodies:
             self._alert()
         return accepted > len(batch)
 
@@ -161,7 +177,8 @@ class Producer(Outgoing):
             self._posted_at = now
             self._interval = self._interval or SHORTEST
             return
-        if self._cut_short is not None:
+        if self._cut_short is not None or not self._bodies:
+            # In the latter case the feeder was quicker.
             return
         session = self._producer()
         link = session.link
@@ -216,7 +233,8 @@ class Producer(Outgoing):
                 self._put_back()
                 time.sleep(RETRY)
             except (ServerUnavailableError, OutcomeUnknownError) as exc:
-                if self._deadline is not None and time.monotonic() >= self._deadline:
+                late = self._deadline is not None and time.monotonic() >= self._deadline
+                if late or self._remote.handle.address.has_ended:
                     self._drop(exc)
                 time.sleep(RETRY)
             except Exception as exc:

@@ -26,7 +26,7 @@ from pressure.errors import (
     QueueEmptyError,
 )
 from pressure.handle import Handle
-from pressure.keys import validate_name
+from pressure.keys import resolve_prefix, validate_name
 from pressure.link import Link
 from pressure.multiprocessing import location
 from pressure.multiprocessing.caretaker import Caretaker
@@ -39,7 +39,6 @@ from pressure.session import Session
 
 __all__ = ["Remote", "Size"]
 
-PREFIX = "__pressure__"
 TTL = 60.0
 """How long (seconds) an anonymous queue outlives a creator that was killed, on a server given by
 URL."""
@@ -86,7 +85,8 @@ class Remote:
 
     def __init__(self, address: Address, where: Location, *, creator: bool = False) -> None:
         self.where = where
-        settings = resolve_keys(Settings(ttl=where.ttl), None, address)
+        settings = Settings(ttl=where.ttl).placed(where.name, address)
+        settings = resolve_keys(settings, None, address)
         self.core: Core[Link] = Core(where.name, where.prefix, _PICKLES, settings)
         self.core.learn(where.generation, where.bound)
         self.handle = Handle(self.core, address)
@@ -113,7 +113,8 @@ class Remote:
             name = f"mp-{os.urandom(12).hex()}"
             ttl = EMBEDDED_TTL if embedded else TTL
         validate_name(name)
-        remote = cls(Address.of(url), Location(bare, PREFIX, name, ttl, b"", bound), creator=True)
+        where = Location(bare, resolve_prefix(None), name, ttl, b"", bound)
+        remote = cls(Address.of(url), where, creator=True)
         try:
             remote.handle.call(lifecycle.create(remote.core, bound))
         except QueueAlreadyExistsError:

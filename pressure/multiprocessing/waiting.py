@@ -76,6 +76,9 @@ def wait_for_one(
     settles = counts or not (acks.tags or gathering)
     try:
         commands = [core.protocol.blocking_take(session.consumer, seconds)]
+        expires = flows.taken_expires(core, session)
+        if expires is not None:
+            commands.append(expires)
         if settles:
             commands.append(
                 core.protocol.settle(core.generation, session.consumer, core.client, -1)
@@ -95,6 +98,8 @@ def wait_for_one(
             if reply[0] != Status.OK:
                 raise _NotSmooth
         item: bytes | None = _receive(handle, link, seconds, until)
+        if expires is not None:
+            link.receive()
         last = link.receive()
         if settles:
             settled, *rest = last
@@ -138,5 +143,5 @@ def _receive(handle: Handle, link: Link, seconds: float, until: float | None) ->
     try:
         return link.receive(until)
     except TimeoutError:
-        handle.ask(Command(("CLIENT", "UNBLOCK", link.client_id, "TIMEOUT")))
+        handle.unblock_all([link.waiter])
         return link.receive(time.monotonic() + BLOCK_MARGIN)

@@ -24,6 +24,7 @@ import pressure.multiprocessing as mp
 from pressure import flows
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
+from tests.support.acl import as_admin
 from tests.support.fixtures import keys_left
 from tests.support.processes import Child, at, report
 from tests.support.servers import ServerProcess
@@ -362,7 +363,7 @@ def test_what_was_got_is_acknowledged_while_the_next_get_blocks(
         for _ in range(21):
             got.put(made.get(timeout=PATIENCE))
 
-    with redis.from_url(url) as client:
+    with redis.from_url(as_admin(url)) as client:
         consumer = threading.Thread(target=consume, daemon=True)
         consumer.start()
         for number in range(20):

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from tests.support.acl import as_admin
 from tests.support.proxy import FaultyProxy
 from tests.support.resp import MalformedMessageError, Splitter
 from tests.support.servers import ServerProcess
@@ -24,7 +25,7 @@ def through(proxy: FaultyProxy) -> Iterator[MakeClient]:
     made: list[redis.Redis] = []
 
     def make(socket_timeout: float = 10.0) -> redis.Redis:
-        made.append(redis.Redis.from_url(proxy.url, socket_timeout=socket_timeout))
+        made.append(redis.Redis.from_url(as_admin(proxy.url), socket_timeout=socket_timeout))
         return made[-1]
 
     yield make
@@ -56,7 +57,7 @@ def test_cut_ends_open_connections_and_lets_new_ones_in(
     make_server: Callable[..., ServerProcess], reset: bool
 ) -> None:
     server = make_server(unix=False, password="secret")
-    with FaultyProxy(server.url) as proxy, redis.Redis.from_url(proxy.url) as client:
+    with FaultyProxy(server.url) as proxy, redis.Redis.from_url(as_admin(proxy.url)) as client:
         parts = urlsplit(proxy.url)
         # Not by a client library, which would notice the cut and connect again.
         raw = socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10.0)
@@ -284,7 +285,7 @@ def test_a_partition_swallows_new_connections_until_it_heals(
 
 def test_the_end_of_either_side_is_passed_on(fresh_server: ServerProcess, queue_name: str) -> None:
     with FaultyProxy(fresh_server.url) as proxy:
-        client = redis.Redis.from_url(proxy.url)
+        client = redis.Redis.from_url(as_admin(proxy.url))
         client.client_setname(queue_name)
         client.close()
         inspector = fresh_server.client()
@@ -300,7 +301,7 @@ def test_the_end_of_either_side_is_passed_on(fresh_server: ServerProcess, queue_
 
 def test_close_ends_all_threads(server: ServerProcess) -> None:
     proxy = FaultyProxy(server.url)
-    client = redis.Redis.from_url(proxy.url)
+    client = redis.Redis.from_url(as_admin(proxy.url))
     client.ping()
     proxy.stall()
 

@@ -15,6 +15,10 @@ from pressure.address import Address
         "redis://:se#kret@127.0.0.1:1",
         "http://:sekret@127.0.0.1:1",
         "http://127.0.0.1/?password=sekret&db=1",
+        "redis+sentinel://:se/kret@127.0.0.1:1/service",
+        "redis+sentinel://:sekret@127.0.0.1:1",
+        "redis+cluster://:sekret@127.0.0.1:1,/0",
+        "redis+cluster://127.0.0.1/1?password=sekret",
     ],
 )
 def test_a_malformed_url_does_not_show_its_password(url: str) -> None:
@@ -24,3 +28,68 @@ def test_a_malformed_url_does_not_show_its_password(url: str) -> None:
     assert "kret" not in said
     assert "'se" not in said
     assert "127.0.0.1" in said
+
+
+def test_sentinels() -> None:
+    url = "redis+sentinel://user:se%2Fkret@one:1,[::1]:2,three/jobs/5?sentinel_password=other"
+    address = Address.of(url)
+    assert str(address) == "jobs (sentinels one:1,[::1]:2,three:26379)"
+    assert address.settings["password"] == "se/kret"
+    assert address.identity == (str(address), 5)
+    search = address.search()
+    assert search is not None
+    question = next(search)
+    assert question.words == ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "jobs")
+    login = address.settings_for(question)
+    assert (login["host"], login["port"], login["db"]) == ("one", 1, 0)
+    assert (login["username"], login["password"]) == (None, "other")
+    # The first one is dead, the second one knows nothing.
+    search.throw(ConnectionError())
+    search.send(None)
+    with pytest.raises(StopIteration) as found:
+        search.send([b"there", b"6379"])
+    assert address.settings_at(found.value.value)["host"] == "there"
+    # From now on that one is asked first, until what it says turns out to be wrong.
+    assert next(address.search() or iter(())).node.host == "three"
+    address.heed(ConnectionError())
+    assert next(address.search() or iter(())).node.host == "one"
+
+
+def test_a_cluster() -> None:
+    address = Address.of("rediss+cluster://one:1,two")
+    assert str(address) == "one:1,two:6379 (cluster)"
+    assert address.connection_class.__name__ == "SSLConnection"
+    queue = address.for_queue(b"p:{name}")
+    search = queue.search()
+    assert search is not None
+    asked = next(search).node
+    with pytest.raises(StopIteration) as found:
+        search.send([[0, 16383, ["there", 7000, b"id"], ["replica", 7001, b"id"]]])
+    assert found.value.value == ("there", 7000)
+    # It is remembered, until there is an error.
+    with pytest.raises(StopIteration):
+        next(queue.search() or iter(()))
+    queue.heed(ConnectionError())
+    search = queue.search()
+    assert search is not None
+    nodes = {next(search).node}
+    for _ in range(3):
+        nodes.add(search.throw(ConnectionError()).node)
+    assert nodes == {("there", 7000), ("replica", 7001), ("one", 1), ("two", 6379)}
+    assert asked in nodes
+
+
+@pytest.mark.parametrize(
+    "url, complaint",
+    [
+        ("redis+sentinel://one", "service .* is missing"),
+        ("redis+sentinel://one/jobs/x", "no number of a database"),
+        ("redis+sentinel:///jobs", "a host is missing"),
+        ("redis+cluster://one,two/3", "database 0 only"),
+        ("redis+cluster://one:x", "no host:port"),
+        ("redis+socket://one", "is no server URL"),
+    ],
+)
+def test_what_is_wrong_is_said(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Address.of(url)

@@ -101,7 +101,9 @@ def anchors(text: str) -> set[str]:
 def test_each_benchmark_is_described() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     listed = set(re.findall(r"^\| `(\w+)\.py` \|", text, re.MULTILINE))
-    programs = (path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
+    programs = (
+        path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()
+    )
     assert listed == {path.stem for path in programs}
 
 

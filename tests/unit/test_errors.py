@@ -16,6 +16,8 @@ OURS = [getattr(errors, name) for name in errors.__all__ if name != "ShutDown"]
 def make(cls: type[errors.PressureError]) -> errors.PressureError:
     if issubclass(cls, errors.ItemTooLargeError):
         return cls("jobs", 2000, 1000)
+    if issubclass(cls, errors.NotReplicatedError):
+        return cls("jobs", 0, 1)
     if issubclass(cls, errors.QueueError):
         return cls("jobs", "something happened")
     return cls("something happened")

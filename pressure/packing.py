@@ -1,0 +1,44 @@
+"""A command as it goes over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hiredis
+
+from pressure.commands import Command, Word
+
+__all__ = ["packed", "packed_in_pieces", "quickly_packed"]
+
+
+def packed(words: tuple[Word, ...]) -> bytes:
+    """The bytes of a command of these words."""
+    # hiredis asks a number for its text. If a signal's handler raises in that moment, as that of
+    # Ctrl-C does, the process crashes: so it gets no numbers. And it takes no bytearray.
+    plain: tuple[Any, ...] = tuple(
+        [word if type(word) is bytes or type(word) is str else _plain(word) for word in words]
+    )
+    command: bytes = hiredis.pack_command(plain)
+    return command
+
+
+def quickly_packed(command: Command) -> bytes:
+    """The same for a command."""
+    return packed(command.words)
+
+
+def packed_in_pieces(command: Command) -> list[Any]:
+    """The same in pieces. Its last word is not copied, however large it is."""
+    words: Any = command.words
+    head = [b"*%d\r\n" % len(words)]
+    head += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words[:-1]]
+    head.append(b"$%d\r\n" % len(words[-1]))
+    return [b"".join(head), words[-1], b"\r\n"]
+
+
+def _plain(word: Word | bytearray) -> object:
+    if isinstance(word, bytearray):
+        return bytes(word)
+    if isinstance(word, int):
+        return b"%d" % word
+    return repr(word).encode() if isinstance(word, float) else word
