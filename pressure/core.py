@@ -252,6 +252,10 @@ class Core(Generic[L]):
         self.buffer.extend([Ahead(session, life, kind, tag_of(item), item) for item in items])
         self.popped = self.stored = time.monotonic()
 
+    def unsettled(self, *, but: Session[L]) -> bool:
+        """Whether another session may hold something that nobody has seen."""
+        return any(session.stale for session in list(self.sessions) if session is not but)
+
     def consumers(self) -> list[bytes]:
         """The ids of this handle that the server knows as consumers."""
         return [session.consumer for session in list(self.sessions) if session.known]

@@ -22,7 +22,7 @@ from pressure.errors import (
     QueueInUseError,
 )
 from pressure.protocol import Command, Status
-from pressure.recovering import adopt, reap_due, retire
+from pressure.recovering import adopt, reap_departed, reap_due, retire
 from pressure.replication import put_replicated
 from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
@@ -212,6 +212,7 @@ def take(
     """
     waited = False
     generation = core.generation
+    looked = False
     gave_up_at: float | None = None
     unblocked = core.unblocked
     while True:
@@ -276,11 +277,17 @@ def take(
                 return Taken([item], 0, waited)
             check_unblocked(core, unblocked)
         elif status == Status.CLOSED:
-            if not reply[1]:
+            gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
+            # Not the end if a late command has moved something to a consumer that is gone, nor
+            # while a call of this handle that was cut short may give something back.
+            if not looked:
+                looked = True
+                if (yield from reap_departed(core)):
+                    continue
+            if not reply[1] and not (time.monotonic() < gave_up_at and core.unsettled(but=session)):
                 raise QueueClosedError(core.name)
             # What others have fetched ahead, they hand out or give back. If one of them died, the
             # reaper does so later.
-            gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
             if last_try and time.monotonic() >= gave_up_at:
                 return Taken([], 0, waited)
             check_unblocked(core, unblocked)

@@ -17,6 +17,7 @@ __all__ = ["PROTOCOL_VERSION", "Acks", "Command", "Outcome", "Protocol", "Status
 
 PROTOCOL_VERSION = "1.0"
 MOST_BEGINNINGS = 200
+MOST_DEPARTED = 100
 DEPARTED_KEEP_MS = 3_600_000
 """How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
 
@@ -273,6 +274,10 @@ class Protocol:
 
     def renew(self, lease_ms: int, consumers: Sequence[bytes]) -> Command:
         return self._script("renew", (lease_ms, *consumers))
+
+    def departed(self) -> Command:
+        """The consumers that went last, of those that the reaper still looks at."""
+        return Command(("ZRANGE", self.keys.departed, -MOST_DEPARTED, -1))
 
     def reap(
         self,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pressure.commands import Status
+from pressure.commands import Command, Status
 from pressure.core import Core
 from pressure.requests import Flow
 from pressure.session import ID_BYTES, Session
 
-__all__ = ["adopt", "reap_due", "retire"]
+__all__ = ["adopt", "reap_departed", "reap_due", "retire"]
 
 
 def adopt(
@@ -50,6 +50,23 @@ def reap_due(core: Core[Any]) -> Flow[int]:
                 other.forfeit()
     given_back = 0
     for consumer in due:
+        reply = yield core.protocol.reap(consumer)
+        if reply[0] == Status.OK:
+            given_back += reply[1]
+    return given_back
+
+
+def reap_departed(core: Core[Any]) -> Flow[int]:
+    """Put back what late commands have moved to consumers that are gone, without waiting until the
+    reaper looks there anyway; returns how much."""
+    departed = yield core.protocol.departed()
+    if not departed:
+        return 0
+    taken = [core.protocol.keys.taken(consumer) for consumer in departed]
+    if not (yield Command(("EXISTS", *taken))):
+        return 0
+    given_back = 0
+    for consumer in departed:
         reply = yield core.protocol.reap(consumer)
         if reply[0] == Status.OK:
             given_back += reply[1]

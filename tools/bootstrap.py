@@ -210,7 +210,7 @@ def run_job(job: str, args: List[str]) -> int:
     os.environ["VIRTUAL_ENV"] = str(VENV)
     python = str(PYTHON)
     # Most tests wait for something most of the time. A file's tests stay together, in their order.
-    pytest = [python, "-m", "pytest", "-n", "3", "--dist", "loadfile"]
+    pytest = [python, "-m", "pytest", "-n", "4", "--dist", "loadfile"]
     ruff = [python, "-m", "ruff"]
     lint = [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "mypy"]]
     commands: Dict[str, List[List[str]]] = {

@@ -90,6 +90,28 @@ def test_the_published_example(url: str, queue_name: str) -> None:
     assert not q.exists
 
 
+def test_a_late_move_does_not_end_a_closed_queue_early(
+    make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    """The block of a connection that was given up ends in an item, after its consumer has a new
+    name; then the queue is closed."""
+    q = make()
+    q.create()
+    q.put(1)
+    assert q.get() == 1
+    (session,) = (each for each in q._core.sessions if each.known)
+    old = q._core.protocol.keys.taken(session.consumer)
+    session.stale = True
+    q.put(2)
+    assert q.get() == 2
+    q.put(3)
+    assert client.lmove(q._core.protocol.keys.base, old, "RIGHT", "LEFT")
+    q.close()
+    assert q.get(timeout=WAIT) == 3
+    with pytest.raises(pressure.QueueClosedError):
+        q.get(timeout=WAIT)
+
+
 def test_create_close_delete(make: Callable[..., Queue]) -> None:
     q = make()
     assert not q.exists
