@@ -58,6 +58,7 @@ class Pool:
         self.renewer = Renewer(core, address, self._consumers)
         self._control = Control(address)
         self._reached = False
+        core.concluding = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         for session in core.sessions:
@@ -94,6 +95,8 @@ class Pool:
             result = await operation.run()
         except asyncio.CancelledError:
             conclusion = self._spawn(self._conclude(operation, session, slot, undo))
+            self.core.concluding += 1
+            conclusion.add_done_callback(self._concluded)
             if verdict:
                 await asyncio.wait({conclusion}, timeout=verdict)
             raise
@@ -104,6 +107,9 @@ class Pool:
             commit(session, result)
         self._release(session, slot)
         return result
+
+    def _concluded(self, _: asyncio.Task[None]) -> None:
+        self.core.concluding -= 1
 
     async def ask(self, command: Command) -> Any:
         """Send one command."""

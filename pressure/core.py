@@ -121,6 +121,8 @@ class Core(Generic[L]):
         self.codec: Codec | None = None
         self.bound = 0
         self.forfeited = 0
+        # Calls that were cancelled, and are being brought to their end (asyncio).
+        self.concluding = 0
         # When the server last answered to a claim (monotonic).
         self.looked = 0.0
         self.unblocked = 0
@@ -254,6 +256,8 @@ class Core(Generic[L]):
 
     def unsettled(self, *, but: Session[L]) -> bool:
         """Whether another session may hold something that nobody has seen."""
+        if self.concluding:
+            return True
         return any(session.stale for session in list(self.sessions) if session is not but)
 
     def consumers(self) -> list[bytes]:

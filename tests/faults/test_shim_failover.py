@@ -22,6 +22,7 @@ def test_a_failover_in_mid_traffic(redis_server_kind: Kind, account: Account) ->
         # What replicas have not heard of is lost with a primary: so it dies in a quiet moment.
         traffic.pace = 2.0
         time.sleep(1.0)
+        setup.await_replicas()
         setup.primary().kill()
         traffic.pace = 0.002
         traffic.flows()

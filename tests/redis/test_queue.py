@@ -100,12 +100,15 @@ def test_a_late_move_does_not_end_a_closed_queue_early(
     q.put(1)
     assert q.get() == 1
     (session,) = (each for each in q._core.sessions if each.known)
-    old = q._core.protocol.keys.taken(session.consumer)
+    keys = q._core.protocol.keys
+    old = keys.taken(session.consumer)
     session.stale = True
     q.put(2)
     assert q.get() == 2
     q.put(3)
-    assert client.lmove(q._core.protocol.keys.base, old, "RIGHT", "LEFT")
+    (item,) = client.lrange(keys.base, 0, -1)
+    client.lpush(old, item)
+    client.delete(keys.base)
     q.close()
     assert q.get(timeout=WAIT) == 3
     with pytest.raises(pressure.QueueClosedError):

@@ -86,6 +86,19 @@ class SentinelSetup:
         first = self.primary()
         return [server for server in self.servers if server is not first and server.running]
 
+    def await_replicas(self) -> None:
+        """Until the replicas have all that the primary has by now. Sentinel may choose any of them:
+        one that had not begun to replicate would make an empty primary."""
+        written = int(self.primary().client().info("replication")["master_repl_offset"])
+
+        def have_it() -> bool:
+            return all(
+                int(replica.client().info("replication").get("slave_repl_offset", -1)) >= written
+                for replica in self.replicas()
+            )
+
+        until(have_it)
+
     def fail_over(self) -> None:
         """Demote the primary, which lives on, as an operator may ask for. Sentinel itself tells it
         ten seconds later."""
