@@ -15,6 +15,7 @@ import re
 import ssl
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
@@ -35,6 +36,7 @@ __all__ = ["DEFAULT_URL", "Address", "Client"]
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 CONNECT_TIMEOUT = 5.0
 SOCKET_TIMEOUT = 5.0
+_HINT = "db is a number, and characters like / in a password are written as %2F"
 
 _TAKEN_OVER = {
     "host",
@@ -127,10 +129,11 @@ class Address:
             many = ManyHosts.read(url)
             finder, single = _finder(many) if many is not None else (None, url)
             pool = redis.ConnectionPool.from_url(single)
+            _check_database(single)
         except ValueError as exc:
             shown = _without_password(url)
             # The parser's own words may quote the password.
-            hint = f"({exc})" if shown == url else "(characters like / in a password as %2F)"
+            hint = f"({exc})" if shown == url else f"({_HINT})"
             raise ValueError(
                 f"{shown!r} is no server URL: use redis://host:port/db, "
                 "rediss://host:port/db (TLS), unix:///path/to/socket, "
@@ -267,8 +270,8 @@ class Address:
         if self.finder is not None:
             return "see that they run, can be reached from here, and have a primary"
         return (
-            "start one there (valkey-server or redis-server), give another url=, or let "
-            "pressure.local_server() run one for you"
+            "start one there (valkey-server, redis-server or `pressure serve`), give another URL "
+            "(url=, --url, PRESSURE_URL), or let pressure.local_server() run one for you"
         )
 
 
@@ -310,6 +313,14 @@ def _finder(many: ManyHosts) -> tuple[Finder, str]:
         raise ValueError(f"{rest[0]!r} is no number of a database")
     host, query, options = many.single.partition("?")
     return SentinelFinder(service, many.hosts, {}), f"{host}/{''.join(rest)}{query}{options}"
+
+
+def _check_database(url: str) -> None:
+    """Raises `ValueError` for a path that redis-py would take for database 0."""
+    scheme, _, path, *_ = urlsplit(url)
+    number = unquote(path).strip("/")
+    if scheme in ("redis", "rediss") and number and not number.isdecimal():
+        raise ValueError(f"{number!r} is no number of a database")
 
 
 def _sentinel_login(settings: dict[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class AsyncLink:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
                 for words in greeting(self.address):
-                    await connection.send_command(*words)
+                    await _write(connection, packed(words))
                 # The server's id of this connection and of itself: how others unblock it.
                 number = int(await connection.read_response())
                 run = run_id(await _permitted(connection))
@@ -261,7 +261,7 @@ class AsyncLink:
             self._posted.popleft()
         self._owed = command
         try:
-            await connection.send_packed_command([quickly_packed(command)], check_health=False)
+            await _write(connection, quickly_packed(command))
         except (redis_errors.RedisError, OSError) as exc:
             raise await self._failure(exc) from exc
         except BaseException:
@@ -292,7 +292,7 @@ class AsyncLink:
                 if command.script is None:
                     raise
                 whole = packed(("EVAL", command.script.text, *command.words[2:]))
-                await connection.send_packed_command([whole], check_health=False)
+                await _write(connection, whole)
                 return await connection.read_response(disconnect_on_error=False)
         except (redis_errors.RedisError, OSError) as exc:
             raise await self._failure(exc) from exc
@@ -318,6 +318,15 @@ class AsyncLink:
             await self.close()
         self._owed = None
         return failure
+
+
+async def _write(connection: Any, data: Any) -> None:
+    writer = connection._writer
+    if writer is not None and writer.is_closing():
+        # To write nevertheless is an AttributeError in Python 3.12, or leaves the closed socket
+        # registered with the event loop.
+        raise ConnectionResetError("the connection was lost")
+    await connection.send_packed_command([data], check_health=False)
 
 
 async def _permitted(connection: Any) -> Any:

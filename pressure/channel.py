@@ -40,6 +40,7 @@ from pressure.replies import (
 )
 from pressure.requests import Flow
 from pressure.session import Session
+from pressure.stats import parse_stats
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]
 
@@ -199,6 +200,13 @@ class Channel:
         if reply[0] == Status.ABSENT:
             raise QueueDoesNotExistError(self.name)
         return int(reply[1])
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is there, and paused."""
+        command = self.core.protocol.stats()
+        reply: Any = self.handle.call(_one(command), time.monotonic() + 2.0)
+        return reply[0] == Status.OK and parse_stats(self.core, reply).paused_at is not None
 
     def delete(self) -> None:
         self.handle.call(lifecycle.delete(self.core), time.monotonic() + 5.0)

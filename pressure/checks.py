@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from pressure.address import Address
-from pressure.errors import ServerRefusedError
+from pressure.errors import PressureError, ServerRefusedError
 from pressure.link import Link
 from pressure.protocol import Command
 from pressure.retry import Broken
@@ -21,6 +21,7 @@ __all__ = ["OLDEST", "Finding", "Severity", "check_key", "check_server", "server
 
 OLDEST = (7, 0)
 """The oldest version of Redis that has all that is needed. Every Valkey has it."""
+SHORT_KEY = 16
 
 
 class Severity(StrEnum):
@@ -68,6 +69,16 @@ def check_server(address: Address) -> list[Finding]:
                 "user the commands that it needs",
             )
         ]
+    except PressureError as exc:
+        return [
+            Finding(
+                Severity.REFUSAL,
+                "unusable",
+                str(exc),
+                "see to it that the server has what the URL asks for, such as a database of that "
+                "number",
+            )
+        ]
     if not info:
         return [
             Finding(
@@ -84,7 +95,16 @@ def check_server(address: Address) -> list[Finding]:
 
 def check_key(address: Address, keys: Sequence[bytes]) -> list[Finding]:
     """Whether a key is missing: whoever can write to a queue whose items aren't signed can run code
-    where they are read."""
+    where they are read. Or whether one is too short."""
+    if any(len(key) < SHORT_KEY for key in keys):
+        return [
+            Finding(
+                Severity.WARNING,
+                "key",
+                f"a key has fewer than {SHORT_KEY} bytes, and can be guessed",
+                'make one with `python -c "import secrets; print(secrets.token_hex(32))"`',
+            )
+        ]
     if keys or address.is_local:
         return []
     return [

@@ -29,6 +29,7 @@ __all__ = [
     "Serializer",
     "Signer",
     "context_of",
+    "key_id_of",
     "serializer_for",
 ]
 
@@ -82,6 +83,16 @@ def serializer_for(codec: str | Serializer) -> Serializer | None:
     return codec
 
 
+def key_id_of(key: bytes) -> bytes:
+    """What an envelope says of the key that signed it."""
+    return hashlib.blake2b(_short(key), digest_size=4, person=b"pressure key id").digest()
+
+
+def _short(key: bytes) -> bytes:
+    """Longer keys are hashed first, since BLAKE2b takes at most 64 bytes."""
+    return key if len(key) <= 64 else hashlib.blake2b(key).digest()
+
+
 class Signer:
     """Signs with the first of some keys and accepts all of them, so that keys can be rotated.
 
@@ -91,14 +102,11 @@ class Signer:
     def __init__(self, keys: Sequence[bytes], context: bytes) -> None:
         self._states: dict[bytes, Any] = {}
         for key in keys:
-            # Longer keys are hashed first, since BLAKE2b takes at most 64 bytes.
-            short = key if len(key) <= 64 else hashlib.blake2b(key).digest()
-            key_id = hashlib.blake2b(short, digest_size=4, person=b"pressure key id").digest()
             # A key of its own for each queue, generation and direction: what was signed for one
             # can't be taken for another's.
-            derived = hashlib.blake2b(context, key=short, digest_size=32, person=_DERIVATION)
+            derived = hashlib.blake2b(context, key=_short(key), digest_size=32, person=_DERIVATION)
             state = hashlib.blake2b(key=derived.digest(), digest_size=_MAC_BYTES)
-            self._states.setdefault(key_id, state)
+            self._states.setdefault(key_id_of(key), state)
         self.key_id = next(iter(self._states))
 
     def begin(self, part: bytes, key_id: bytes) -> Any:

@@ -17,7 +17,7 @@ from pressure.codec import Codec
 from pressure.content import Content
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
-from pressure.exchanging import await_one, exchange, wait_for_one
+from pressure.exchanging import await_one, exchange, let_go, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys
 from pressure.link import Link
@@ -115,16 +115,26 @@ class Consumer:
     ) -> Flow[list[Delivery]]:
         if not self._core.generation:
             yield from flows.describe(self._core)
-        outcomes = [_outcome((id, None, b"", "")) for id in done]
+        # What was recorded by an exchange that failed only afterwards is held no more. Said again,
+        # it would be about a later item of that id.
+        leased = self._session.leased
+        outcomes = [_outcome((id, None, b"", "")) for id in done if id in leased]
         for verdict in verdicts:
             # Generators cost more than what they mostly do here.
             outcome = self._quick_outcome(verdict)
             outcomes.append(outcome or (yield from self._outcome(verdict)))
         items = yield from exchange(self._core, self._session, outcomes, count, until, wait=wait)
+        return (yield from self._opened(items))
+
+    def _opened(self, items: Sequence[bytes]) -> Flow[list[Delivery]]:
         deliveries = []
-        for item in items:
-            delivery = quickly_opened(self._core, item)
-            deliveries.append(delivery or (yield from open_item(self._core, item)))
+        try:
+            for item in items:
+                delivery = quickly_opened(self._core, item)
+                deliveries.append(delivery or (yield from open_item(self._core, item)))
+        except BaseException:
+            let_go(self._session, items)
+            raise
         return deliveries
 
     def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
@@ -176,7 +186,9 @@ class Consumer:
         item = yield from wait_for_one(self._core, session, until)
         if item is None:
             return None
-        return quickly_opened(self._core, item) or (yield from open_item(self._core, item))
+        # Generators cost more than what they mostly do here.
+        delivery = quickly_opened(self._core, item)
+        return delivery or (yield from self._opened([item]))[0]
 
     @property
     def link(self) -> Link:
@@ -192,7 +204,7 @@ class Consumer:
     def opened(self, item: bytes) -> Delivery:
         """What `waiting` has brought, as a delivery."""
         delivery = quickly_opened(self._core, item)
-        return delivery or self.handle.run(open_item(self._core, item), self._session)
+        return delivery or self.handle.run(self._opened([item]), self._session)[0]
 
     def hand_back(self, items: Sequence[bytes]) -> None:
         """Return what `waiting` has brought, as if it had not come."""
@@ -210,6 +222,7 @@ class Consumer:
             self.handle.run(_one(command), session, time.monotonic() + 5.0)
             for id in ids:
                 session.leased.pop(id, None)
+                session.marks.pop(id, None)
 
     def holds(self, id: bytes) -> bool:
         """Whether it holds a delivery: the lease was not lost, and it was not given back."""

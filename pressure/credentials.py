@@ -5,12 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from pressure.address import Address
 from pressure.core import Settings
 from pressure.server import signing_key_for
 
-__all__ = ["resolve_keys"]
+__all__ = ["read_key_file", "resolve_keys"]
+
+
+def read_key_file(path: Path) -> list[str]:
+    """The keys in a file, of which there is one at least. Raises `ValueError` or `OSError`."""
+    try:
+        keys = path.read_text("utf-8").split()
+    except UnicodeDecodeError:
+        # Its own words show a byte of what may be a key.
+        raise ValueError(f"{path} is no text in UTF-8, and so has no key") from None
+    if not keys:
+        raise ValueError(f"{path} holds no key: write one into it, or several, one per line")
+    return keys
 
 
 def resolve_keys(
@@ -19,7 +32,8 @@ def resolve_keys(
     """The settings with the signing keys filled in.
 
     Order: `key`, then `settings.signing_keys`, then `PRESSURE_KEY` (several separated by commas),
-    then the key file beside an embedded server's socket. Raises `ValueError` for an empty key.
+    then the key file beside an embedded server's socket. Raises `ValueError` for an empty key,
+    and if `key` has none.
     """
     keys: tuple[bytes, ...] = settings.signing_keys
     if key is not None:
@@ -30,6 +44,6 @@ def resolve_keys(
     elif not keys and address.url:
         own = signing_key_for(address.url)
         keys = (own,) if own else ()
-    if not all(keys):
+    if not all(keys) or (key is not None and not keys):
         raise ValueError("a signing key must not be empty")
     return replace(settings, signing_keys=keys)

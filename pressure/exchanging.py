@@ -15,7 +15,7 @@ from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import MARK, Session
 
-__all__ = ["await_one", "exchange", "release", "wait_for_one"]
+__all__ = ["await_one", "exchange", "let_go", "release", "wait_for_one"]
 
 
 def exchange(
@@ -46,7 +46,11 @@ def exchange(
                 return found
             if found:
                 # The first try recorded the outcomes and took these; or neither. Say it again.
-                yield from exchange(core, session, outcomes, 0, 0.0)
+                try:
+                    yield from exchange(core, session, outcomes, 0, 0.0)
+                except BaseException:
+                    let_go(session, found)
+                    raise
                 return found
         last_try = count == 0 or (until is not None and until <= time.monotonic())
         # It stays registered while it works: to unblock one that isn't blocked does no harm.
@@ -126,6 +130,16 @@ def _hold(session: Session[Any], items: Sequence[bytes]) -> None:
         count = leased.get(tag, 0)
         leased[tag] = count + 1
         marks[tag] = (*marks[tag], item[MARK]) if count else (item[MARK],)
+
+
+def let_go(session: Session[Any], items: Sequence[bytes]) -> None:
+    """These, which came last, did not reach the caller: the session's next use finds them."""
+    for item in items:
+        tag = item[MESSAGE_ID]
+        count, marks = session.leased.pop(tag, 0), session.marks.pop(tag, ())
+        if count > 1:
+            session.leased[tag], session.marks[tag] = count - 1, marks[:-1]
+    session.stale, session.stale_ahead = True, False
 
 
 def _holds(session: Session[Any], tag: bytes, held: Sequence[bytes]) -> bool:

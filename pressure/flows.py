@@ -104,8 +104,9 @@ def put(
     until: float | None,
     mode: str = "",
 ) -> Flow[int]:
-    """Put values in order; returns how many were accepted by `until`. Raises `OtherGeneration`
-    only while none has been."""
+    """Put values in order; returns how many were accepted by `until`, of a producer that keeps
+    track of what is confirmed as many as one put takes. Raises `OtherGeneration` only while none
+    has been."""
     accepted = 0
     # Another thread may make the queue anew; this call is for the one that was there at its start.
     generation = core.generation
@@ -134,6 +135,9 @@ def put(
                 session.places = reply[2]
                 if session.confirmed >= 0:
                     session.confirmed = session.sequence
+                    # What such a producer puts with one call is known by one number: if that is
+                    # lost, so is all of it.
+                    break
                 refusals = None
             else:
                 refusals = refusals or _Refusals(core, until, accepted > 0, unblocked)

@@ -76,7 +76,8 @@ class Producer:
         self._doubt = b"", 0
 
     def send(self, records: Sequence[Record]) -> int:
-        """Put records in order; returns how many were accepted, which is all of them.
+        """Put records in order; returns how many were accepted: as many as fit into one put, and
+        have room, but one at least. The caller sends the others again.
 
         Raises `Forgotten` or `TailLost`, and what `PressureQueue.put` raises, where `accepted` says
         how many were before; `OperationUnblocked` if `Channel.unblock` was called while there was

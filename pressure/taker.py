@@ -9,6 +9,7 @@ from pressure import items
 from pressure.core import Ahead
 from pressure.errors import (
     PayloadError,
+    PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
     QueueEmptyError,
@@ -69,7 +70,12 @@ class Taker:
             batch = self._handle.core.pop_many_ahead(count - len(taken))
             if not batch:
                 break
-            taken += self._open_many(batch)
+            try:
+                taken += self._open_many(batch)
+            except PressureError:
+                # What was taken before is acknowledged and must reach the caller. The next call
+                # meets the error, if it lasts.
+                break
         return taken
 
     def lease(self, until: float | None) -> Lease[Any]:

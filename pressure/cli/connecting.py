@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import click
 
 from pressure.address import Address
 from pressure.channel import Channel
+from pressure.cli.tables import safe
 from pressure.core import Settings
-from pressure.credentials import resolve_keys
-from pressure.errors import QueueDoesNotExistError
+from pressure.credentials import read_key_file, resolve_keys
+from pressure.errors import QueueDoesNotExistError, QueueError, ServerRefusedError
 from pressure.inventory import QueueName
 from pressure.keys import DEFAULT_PREFIX, validate_name
 from pressure.queue import PressureQueue
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+PLAIN = "plain:"
+"""Before a name: the plain queue is meant, though an executor's may be called so, too."""
 PATIENCE = 5.0
 """How long (seconds) a server is sought that is gone in the middle of a command."""
 
@@ -56,9 +60,10 @@ key_option = click.option(
 
 def checked_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
     try:
-        return validate_name(name)
+        validate_name(name.removeprefix(PLAIN))
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from exc
+    return name
 
 
 class Server:
@@ -68,21 +73,52 @@ class Server:
         self.url = url
         self.prefix = prefix
         self.address = Address.of(url)
-        self._keys = key_file.read_text().split() if key_file is not None else None
+        self._keys = read_key_file(key_file) if key_file is not None else None
 
     def find(self, name: str) -> QueueName:
-        """The queue called `name`; in braces if an executor's queue is meant that shares its name
-        with a plain one. Raises `QueueDoesNotExistError`."""
+        """The queue called `name`; `{name}` is an executor's, `plain:name` a plain one.
+
+        Raises `QueueDoesNotExistError`, and `QueueError` if both kinds of queue are called so.
+        """
         if name.startswith("{") and name.endswith("}"):
             candidates = [QueueName(name[1:-1], True)]
+        elif name.startswith(PLAIN):
+            candidates = [QueueName(name.removeprefix(PLAIN), False)]
         else:
             candidates = [QueueName(name, False), QueueName(name, True)]
-        for candidate in candidates:
-            validate_name(candidate.name)
-            with self.queue(candidate) as queue:
-                if queue.exists:
-                    return candidate
-        raise QueueDoesNotExistError(name)
+        found = [candidate for candidate in candidates if self._exists(candidate)]
+        if not found:
+            raise QueueDoesNotExistError(name, "it does not exist: see `pressure queue list`")
+        if len(found) > 1 and not self.address.is_cluster:
+            raise QueueError(
+                name,
+                f"a task queue and a plain queue are called so: say {{{name}}} for the task queue, "
+                f"{PLAIN}{name} for the plain one",
+            )
+        return found[0]
+
+    def find_plain(self, name: str) -> str:
+        """The name of the plain queue that `name` means, whether it exists or not. Raises
+        `QueueError` if an executor's queue is called so, unless it is `plain:name`."""
+        if name.startswith(PLAIN):
+            return name.removeprefix(PLAIN)
+        # Who may use the plain queue alone may not ask for the other.
+        with contextlib.suppress(ServerRefusedError):
+            if not self.address.is_cluster and self._exists(QueueName(name, True)):
+                raise QueueError(
+                    name, f"a task queue is called so: say {PLAIN}{name} for a plain one beside it"
+                )
+        return name
+
+    def described(self, queue: QueueName) -> str:
+        """What a queue is called in an answer. In a Cluster names don't tell the kind."""
+        kind = "" if self.address.is_cluster else "task " if queue.tagged else "plain "
+        return f"the {kind}queue {safe(queue.name)}"
+
+    def _exists(self, name: QueueName) -> bool:
+        validate_name(name.name)
+        with self.queue(name) as queue:
+            return queue.exists
 
     def queue(self, name: QueueName) -> PressureQueue[Any]:
         """A handle to manage a queue with. It never reads items."""

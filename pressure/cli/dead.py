@@ -33,13 +33,20 @@ def dead() -> None:
     """Look at dead letters, put them back, or drop them.
 
     A dead letter is an item that was delivered too often in vain, can't be read, has a wrong
-    signature, or is a task whose workers died each time. An ID may be shortened.
+    signature, or is a task whose workers died each time. An ID may be shortened. QUEUE is as for
+    `pressure queue`.
     """
 
 
 @dead.command("list", epilog=EXIT_CODES)
 @click.argument("name", metavar="[QUEUE]", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="List so many at most.",
+)
 @json_option
 @server_options
 def list_(server: Server, name: str | None, limit: int, as_json: bool) -> None:
@@ -115,7 +122,7 @@ def replay(server: Server, name: str, ids: Sequence[str], everything: bool) -> N
         chosen = _choose(inventory, queue, ids, everything)
         # The oldest were the first.
         count = inventory.replay(queue, [letter.id for letter in reversed(chosen)])
-    click.echo(f"put {count} dead letters back into {safe(queue.name)}")
+    click.echo(f"put {count} dead letters back into {server.described(queue)}")
 
 
 @dead.command(epilog=EXIT_CODES)
@@ -130,10 +137,10 @@ def purge(server: Server, name: str, ids: Sequence[str], everything: bool, yes: 
         queue = server.find(name)
         chosen = _choose(inventory, queue, ids, everything)
         if not yes:
-            question = f"Drop {len(chosen)} dead letters of {safe(queue.name)} for good?"
+            question = f"Drop {len(chosen)} dead letters of {server.described(queue)} for good?"
             click.confirm(question, abort=True, err=True)
         count = inventory.discard(queue, [letter.id for letter in chosen])
-    click.echo(f"dropped {count} dead letters of {safe(queue.name)}")
+    click.echo(f"dropped {count} dead letters of {server.described(queue)}")
 
 
 COMMANDS: tuple[click.Command, ...] = (dead,)
@@ -166,7 +173,9 @@ def _named(letters: Sequence[DeadLetter], queue: QueueName, id: str) -> list[Dea
     id = id.lower()
     found = [each for each in letters if len(id) >= SHORTEST and each.id.startswith(id)]
     if not found:
-        raise click.UsageError(f"{queue.name} has no dead letter {id!r}: see `pressure dead list`")
+        raise click.UsageError(
+            f"{safe(queue.name)} has no dead letter {id!r}: see `pressure dead list`"
+        )
     if len({each.id for each in found}) > 1:
         raise click.UsageError(f"{len(found)} dead letters have ids that begin with {id!r}")
     return found
@@ -188,6 +197,7 @@ def _row(queue: QueueName, letter: DeadLetter, now_ms: float) -> tuple[object, .
 def _facts(queue: QueueName, letter: DeadLetter, now_ms: float) -> dict[str, Any]:
     return {
         "queue": queue.name,
+        "kind": "tasks" if queue.tagged else "items",
         "id": letter.id,
         "reason": letter.reason,
         "error": letter.error,

@@ -19,7 +19,14 @@ from pressure.cli.connecting import Server, signing_server_options
 from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import echo_json, safe, size
 from pressure.cli.trial import tried
-from pressure.errors import PressureError, ServerNotFoundError
+from pressure.cli.workers import SHOWN, order_daemons
+from pressure.errors import (
+    PressureError,
+    ServerNotFoundError,
+    ServerOutOfMemoryError,
+    ServerRefusedError,
+)
+from pressure.executor.orders import OrderKind
 from pressure.inventory import Inventory
 from pressure.server_files import find_server
 
@@ -28,8 +35,9 @@ __all__ = ["COMMANDS"]
 PINGS = 25
 SLOW = 0.010
 """A round trip that takes longer (seconds) is worth a word."""
+PATIENCE = 2.0
+"""How long (seconds) it is waited for the answers of workers."""
 FULL = 0.9
-SHORT_KEY = 16
 LIBRARIES = ("redis", "hiredis", "cloudpickle", "click")
 OLDEST_REDIS_PY = (5, 0)
 
@@ -101,6 +109,9 @@ def _examine(server: Server) -> Iterator[Line]:
         yield _clock(inventory)
         yield from _key(server)
         yield _trial(server)
+        yield from _workers(server)
+    except ServerOutOfMemoryError as exc:
+        yield Line(Level.WRONG, "memory", str(exc))
     except PressureError as exc:
         yield Line(Level.WRONG, "server", str(exc))
     finally:
@@ -236,14 +247,7 @@ def _key(server: Server) -> Iterator[Line]:
     keys = server.signing_keys
     findings = check_key(server.address, keys)
     yield from map(_of_finding, findings)
-    if any(len(key) < SHORT_KEY for key in keys):
-        yield Line(
-            Level.WARNING,
-            "key",
-            f"a key has fewer than {SHORT_KEY} bytes, and can be guessed",
-            'make one with `python -c "import secrets; print(secrets.token_hex(32))"`',
-        )
-    elif keys:
+    if keys and not findings:
         yield Line(Level.OK, "key", f"items are signed ({len(keys)} key{'s' * (len(keys) > 1)})")
     elif not findings:
         yield Line(Level.OK, "key", "none is needed: only this machine reaches the server")
@@ -257,3 +261,26 @@ def _trial(server: Server) -> Line:
         f"give this user the permissions of docs/acl.md, for keys that begin with {server.prefix}:"
     )
     return Line(Level.WRONG, "permissions", failure, remedy)
+
+
+def _workers(server: Server) -> Iterator[Line]:
+    """Whether the daemons that serve queues here hear what this key signs."""
+    try:
+        answers = order_daemons(server, (), True, OrderKind.PING, None, PATIENCE)
+    except ServerRefusedError as exc:
+        sentence = f"whether the workers accept this key could not be looked at ({exc})"
+        yield Line(Level.NOTE, "workers", sentence, "permit SCAN to this user")
+        return
+    silent = [daemon.hex()[:SHOWN] for daemon, said in answers.items() if said is None]
+    if not silent:
+        if answers:
+            yield Line(
+                Level.OK, "workers", f"all pressure-workers accept this key ({len(answers)})"
+            )
+        return
+    if len(silent) == len(answers):
+        sentence = "the workers don't accept this key"
+    else:
+        sentence = f"some of the workers hang, or don't accept this key: {', '.join(silent)}"
+    remedy = "give the key that they have (--key-file, PRESSURE_KEY); see `pressure worker ping`"
+    yield Line(Level.WARNING, "workers", sentence, remedy)

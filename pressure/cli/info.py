@@ -13,8 +13,10 @@ from pressure.cli.connecting import Server, server_options
 from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import duration, echo_json, rate, safe, size, table
 from pressure.cli.workers import WORKER_HEADERS, worker_rows
+from pressure.errors import ServerUnavailableError
 from pressure.inventory import Client, Inventory, Queue, QueueName
 from pressure.registry import WorkerRecord
+from pressure.seconds import Seconds
 
 __all__ = ["COMMANDS", "QUEUE_HEADERS", "queue_json", "queue_row"]
 
@@ -33,7 +35,7 @@ Looks = Mapping[QueueName, Queue]
 @click.option("--json", "as_json", is_flag=True, help="For programs; with --watch a line a look.")
 @click.option(
     "--watch",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",
@@ -52,8 +54,15 @@ def info(server: Server, as_json: bool, watch: float | None) -> None:
         before = _look(inventory)[0]
         time.sleep(SAMPLE)
         while True:
-            looks, clients = _look(inventory)
-            report = Report(inventory, looks, clients, before)
+            try:
+                looks, clients = _look(inventory)
+                report = Report(inventory, looks, clients, before)
+            except ServerUnavailableError as exc:
+                if watch is None:
+                    raise
+                click.echo(f"pressure: {safe(exc)}", err=True)
+                time.sleep(watch)
+                continue
             if as_json:
                 echo_json(report.as_json(), indent=2 if watch is None else None)
             else:

@@ -19,9 +19,10 @@ from pressure.errors import (
     QueueEmptyError,
     QueueFullError,
     QueueInUseError,
+    ServerRefusedError,
 )
 
-__all__ = ["EXIT_CODES", "TIMED_OUT", "Program", "Terminated", "exit_on_sigterm"]
+__all__ = ["ERROR", "EXIT_CODES", "TIMED_OUT", "Program", "Terminated", "exit_on_sigterm"]
 
 ERROR = 1
 TIMED_OUT = 3
@@ -40,6 +41,10 @@ Exit codes:
     5  the queue is closed, so nothing can be put
   130  Ctrl-C; 141: nobody reads the output any more; 143: SIGTERM"""
 """The last paragraph of a command's help."""
+ADMISSION = (
+    "give a user name and a password in the URL (--url, PRESSURE_URL) that the server accepts, and "
+    "that user the commands that it needs (docs/acl.md)"
+)
 
 
 class Terminated(BaseException):
@@ -80,7 +85,10 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(exc: Exception) -> None:
-    print(f"pressure: {safe(exc)}", file=sys.stderr)
+    text = str(exc)
+    if isinstance(exc, ServerRefusedError) and " refused: " in text:
+        text = f"{text.rstrip('.')}: {ADMISSION}"
+    print(f"pressure: {safe(text)}", file=sys.stderr)
 
 
 def _code(exc: PressureError) -> int:

@@ -25,7 +25,8 @@ yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 def queue() -> None:
     """List, pause, resume, purge and delete queues.
 
-    Where a plain queue and one of an executor have the same name, {NAME} in braces is the latter.
+    Where a plain queue and the task queue of an executor have the same name, QUEUE is plain:NAME or
+    {NAME} (in braces: the task queue).
     """
 
 
@@ -61,7 +62,7 @@ def pause(server: Server, name: str) -> None:
     found = server.find(name)
     with server.queue(found) as queue:
         queue.pause()
-        click.echo(f"paused {safe(found.name)}, with {queue.qsize()} items waiting")
+        click.echo(f"paused {server.described(found)}, with {queue.qsize()} items waiting")
 
 
 @queue.command(epilog=EXIT_CODES)
@@ -73,7 +74,8 @@ def resume(server: Server, name: str) -> None:
     with server.queue(found) as queue:
         was = queue.paused
         queue.resume()
-        click.echo(f"resumed {safe(found.name)}" if was else f"{safe(found.name)} was not paused")
+        which = server.described(found)
+        click.echo(f"resumed {which}" if was else f"{which} was not paused")
 
 
 @queue.command(epilog=EXIT_CODES)
@@ -89,9 +91,9 @@ def purge(server: Server, name: str, yes: bool) -> None:
     found = server.find(name)
     with server.queue(found) as queue:
         count = queue.qsize()
-        _confirm(yes, f"Drop the {count} items that wait in {safe(found.name)}?")
+        _confirm(yes, f"Drop the {count} items that wait in {server.described(found)}?")
         dropped = _end_tasks(server, found.name, count) if found.tagged else queue.purge()
-    click.echo(f"dropped {dropped} items of {safe(found.name)}")
+    click.echo(f"dropped {dropped} items of {server.described(found)}")
 
 
 @queue.command(epilog=EXIT_CODES)
@@ -109,11 +111,11 @@ def delete(server: Server, name: str, yes: bool) -> None:
         stats = queue.stats()
         _confirm(
             yes,
-            f"Delete {safe(found.name)} with {stats.length} items and {stats.dead_letters} dead "
-            "letters?",
+            f"Delete {server.described(found)} with {stats.length} items and "
+            f"{stats.dead_letters} dead letters?",
         )
         queue.delete()
-    click.echo(f"deleted {safe(found.name)}")
+    click.echo(f"deleted {server.described(found)}")
 
 
 COMMANDS: tuple[click.Command, ...] = (queue,)

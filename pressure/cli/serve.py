@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import os
 import secrets
@@ -62,21 +63,21 @@ def serve(host: str, port: int, key_file: Path | None, directory: Path | None) -
     workers; who has the URL alone can read what is in the queues. What travels is not encrypted:
     for more than a trial, see docs/operations.md.
     """
+    hosts = dict.fromkeys(("0.0.0.0", host) if host in EVERYWHERE else ("127.0.0.1", host))
+    for each in hosts:
+        port = _free_port(each, port)
     if directory is not None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(directory)
     home = directory or Path()
     key_file = key_file or home / KEY_FILE
     _keep_secret(key_file, secrets.token_hex(32))
     password = secrets.token_urlsafe(24)
     if directory is not None:
         password = _keep_secret(directory / PASSWORD_FILE, password)
-    arguments = [
-        "--bind",
-        *dict.fromkeys(("0.0.0.0", host) if host in EVERYWHERE else ("127.0.0.1", host)),
-    ]
+    arguments = ["--bind", *hosts]
     if directory is not None:
         arguments += ["--dir", str(directory.resolve()), "--appendonly", "yes"]
-    server = LocalServer(port=port or _free_port(host), password=password, extra_args=arguments)
+    server = LocalServer(port=port, password=password, extra_args=arguments)
     with contextlib.suppress(KeyboardInterrupt, Terminated), server:
         click.echo(_welcome(server.url, host, key_file.resolve(), directory))
         while server.is_running():
@@ -141,12 +142,36 @@ def _keep_secret(path: Path, secret: str) -> str:
     return held
 
 
-def _free_port(host: str) -> int:
+def _make(directory: Path) -> None:
+    """Raises `ServerStartError` if no data can be kept there."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as exc:
+        raise ServerStartError(
+            f"no data can be kept in {directory} ({exc.strerror}): give another --dir"
+        ) from exc
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or any that is free for 0. Raises `ServerStartError` if the server could not listen
+    at it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the server does: what an earlier one has left behind is no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            why = f"port {port} at {host} is taken: give another --port (0: any free)"
+        elif exc.errno == errno.EACCES:
+            why = f"port {port} is not permitted to you: give a --port of 1024 or more"
+        else:
+            why = f"{host} is no address of this machine ({exc.strerror}): give another --host"
+        raise ServerStartError(why) from exc
 
 
 def _own_address() -> str:

@@ -14,12 +14,13 @@ from typing import Any, BinaryIO
 import click
 
 from pressure.arguments import MAX_BOUND
-from pressure.cli.connecting import checked_name, prefix_option, url_option
+from pressure.cli.connecting import Server, checked_name, prefix_option, url_option
 from pressure.cli.program import EXIT_CODES
 from pressure.errors import (
     QueueAlreadyExistsError,
     QueueClosedError,
     QueueDoesNotExistError,
+    QueueEmptyError,
     QueueFullError,
 )
 from pressure.queue import PressureQueue
@@ -72,7 +73,8 @@ def put(
     """Put each line of stdin into the queue NAME, and close the queue at the end of the input.
 
     Each line is put as soon as it is read. If the queue is full, put waits, and reads no further.
-    The queue stays open after an error.
+    The queue stays open after an error. If an executor's task queue has the same name, NAME is
+    plain:NAME.
     """
     with _open(name, url, prefix, None if no_create else bound) as queue:
         for lines in _read_lines(sys.stdin.buffer):
@@ -98,7 +100,7 @@ def get(
     """Write each item of the queue NAME to stdout as a line, until the queue is closed and drained.
 
     What was written into a pipe whose reader has ended is gone; to get no more lines than are
-    wanted, use --count.
+    wanted, use --count. NAME is as for `put`.
     """
     with _open(name, url, prefix, None if no_create else bound) as queue:
         drained = _write_all(queue, sys.stdout.buffer, timeout, count)
@@ -112,6 +114,7 @@ COMMANDS: tuple[click.Command, ...] = (put, get)
 
 
 def _open(name: str, url: str | None, prefix: str, bound: int | None) -> PressureQueue[bytes]:
+    name = Server(url, prefix).find_plain(name)
     queue: PressureQueue[bytes] = PressureQueue(name, url=url, prefix=prefix, codec="raw")
     if bound is not None:
         with contextlib.suppress(QueueAlreadyExistsError):
@@ -165,6 +168,12 @@ def _items(queue: PressureQueue[bytes], timeout: float | None) -> Iterator[bytes
     if timeout is None:
         yield from queue
         return
-    with contextlib.suppress(QueueClosedError):
+    try:
         while True:
             yield queue.get(timeout=timeout)
+    except QueueClosedError:
+        return
+    except QueueEmptyError as exc:
+        if queue.paused:
+            raise QueueEmptyError(queue.name, "it is paused") from exc
+        raise

@@ -8,7 +8,12 @@ import time
 from collections.abc import Callable
 
 from pressure.cli.connecting import Server
-from pressure.errors import PressureError, QueueDoesNotExistError, QueueEmptyError
+from pressure.errors import (
+    PressureError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+    ServerOutOfMemoryError,
+)
 from pressure.queue import PressureQueue
 
 __all__ = ["tried"]
@@ -21,12 +26,15 @@ Queue = PressureQueue[bytes]
 
 
 def tried(server: Server) -> str | None:
-    """Make a queue with a random name, use it and delete it. Says what failed, if anything."""
+    """Make a queue with a random name, use it and delete it. Says what failed, if anything; raises
+    `ServerOutOfMemoryError`, which is no question of permissions."""
     queue = server.queue_of_bytes(f"doctor-{os.urandom(8).hex()}")
     try:
         for doing, step in STEPS:
             try:
                 step(queue)
+            except ServerOutOfMemoryError:
+                raise
             except PressureError as exc:
                 return f"it is not possible to {doing} ({exc})"
         return None

@@ -10,13 +10,14 @@ import click
 from click.exceptions import Exit
 
 from pressure.cli.connecting import Server, server_options, signing_server_options
-from pressure.cli.program import EXIT_CODES, TIMED_OUT
+from pressure.cli.program import ERROR, EXIT_CODES, TIMED_OUT
 from pressure.cli.tables import duration, echo_json, safe, size, table
+from pressure.errors import PressureError
 from pressure.executor.orders import OrderKind, give_orders
 from pressure.inventory import Inventory
 from pressure.registry import WorkerRecord
 
-__all__ = ["COMMANDS", "WORKER_HEADERS", "worker_rows"]
+__all__ = ["COMMANDS", "SHOWN", "WORKER_HEADERS", "order_daemons", "worker_rows"]
 
 WORKER_HEADERS = (
     *("WORKER", "DAEMON", "HOST", "PID", "QUEUES", "STATE", "TASK", "FOR"),
@@ -82,7 +83,7 @@ def stop(
     or of one of its workers. The order is signed, if tasks are. Returns when each has said that it
     obeys.
     """
-    answers = _order(server, names, everybody, OrderKind.STOP, grace, timeout)
+    answers = order_daemons(server, names, everybody, OrderKind.STOP, grace, timeout)
     _report(answers, "stops")
 
 
@@ -93,8 +94,11 @@ def stop(
 @signing_server_options
 def ping(server: Server, names: Sequence[str], everybody: bool, timeout: float) -> None:
     """Ask daemons whether they are there, all of them by default. DAEMON is as for `stop`."""
-    answers = _order(server, names, everybody or not names, OrderKind.PING, None, timeout)
+    everybody = everybody or not names
+    answers = order_daemons(server, names, everybody, OrderKind.PING, None, timeout)
     _report(answers, "is there")
+    if not answers:
+        raise Exit(ERROR)
 
 
 COMMANDS: tuple[click.Command, ...] = (worker,)
@@ -132,7 +136,7 @@ def _roll(server: Server) -> list[WorkerRecord]:
     return sorted(found.values(), key=lambda record: (record.name, record.host, record.pid))
 
 
-def _order(
+def order_daemons(
     server: Server,
     names: Sequence[str],
     everybody: bool,
@@ -140,6 +144,7 @@ def _order(
     grace: float | None,
     timeout: float,
 ) -> Answers:
+    """Give an order; returns what each daemon said, by its id. See `give_orders`."""
     if not names and not everybody:
         raise click.UsageError("name the daemons, or give --all")
     chosen = _choose(_roll(server), None if everybody else names)
@@ -172,7 +177,7 @@ def _choose(
             or (len(name) >= 4 and (record.daemon.startswith(name) or record.id.startswith(name)))
         }
         if not found:
-            raise click.UsageError(f"there is no daemon {name!r}: see `pressure worker list`")
+            raise PressureError(f"there is no daemon {name!r}: see `pressure worker list`")
         chosen |= {daemon: daemons[daemon] for daemon in found if daemon in daemons}
     return chosen
 
@@ -183,7 +188,9 @@ def _report(answers: Answers, does: str) -> None:
         click.echo("no pressure-worker is there")
     for daemon, said in sorted(answers.items()):
         if said is None:
-            click.echo(f"{daemon.hex()[:SHOWN]} did not answer (a wrong key?)", err=True)
+            click.echo(
+                f"{daemon.hex()[:SHOWN]} did not answer (it hangs, or has another key)", err=True
+            )
         else:
             click.echo(
                 f"{safe(said.get('name'))} {does}: {safe(said.get('host'))}, pid "

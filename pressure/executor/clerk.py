@@ -59,6 +59,8 @@ class Clerk:
         self._began = 0.0
         self._under_way: set[str] = set()
         self._abandoned = False
+        self._burying: set[int] = set()
+        self._gave_back_at = 0.0
         self.away_since: float | None = None
         """Since when the server can't be reached (monotonic), as far as is known."""
 
@@ -106,7 +108,13 @@ class Clerk:
 
     def bury(self, dead: Dead) -> None:
         """Give back what a dead worker held, and say what it died of."""
+        self._burying.add(dead.pid)
         self.do(partial(self._bury, dead))
+
+    def gave_back_since(self, when: float) -> bool:
+        """Whether tasks may have been given back since then (monotonic), or may still be."""
+        # The burial of whoever asks may be among them.
+        return len(self._burying) > 1 or self._gave_back_at >= when
 
     def close(self, patience: float) -> bool:
         """Do what is left to be done, for `patience` seconds at most; less if the server is away.
@@ -169,6 +177,7 @@ class Clerk:
                 self._give_back(dead, task)
                 self._forget_clients(snapshot)
         finally:
+            self._burying.discard(dead.pid)
             dead.notes.close()
 
     def _conclude(self, dead: Dead, task: bytes) -> bool:
@@ -201,6 +210,7 @@ class Clerk:
                 if consumer is not None:
                     charge = [task] if task is not None and number == snapshot.queue else []
                     self._channels[number].reap(consumer, charge)
+            self._gave_back_at = time.monotonic()
         except PressureError as exc:
             # That the server is away was said already.
             level = logging.WARNING if self.away_since is None else logging.DEBUG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pressure._version import __version__
 from pressure.address import Address
 from pressure.checks import Severity, check_key, check_server
 from pressure.core import Settings
-from pressure.credentials import resolve_keys
+from pressure.credentials import read_key_file, resolve_keys
 from pressure.errors import PressureError
 from pressure.executor.first_process import leave_to_child
 from pressure.executor.health import check_health
@@ -25,6 +26,7 @@ from pressure.executor.notes import MOST_QUEUES
 from pressure.executor.preload import PreloadError, preload
 from pressure.executor.supervisor import RECONNECT_TIMEOUT, Plan, Supervisor, default_processes
 from pressure.keys import DEFAULT_PREFIX, validate_name
+from pressure.seconds import Seconds
 
 __all__ = ["main"]
 
@@ -100,21 +102,21 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option(
     "--max-idle-time",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     default=None,
     help="Exit when no task has run for so long.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     default=None,
     help="How long running tasks may take to finish when stopping. Default: as long as they need.",
 )
 @click.option(
     "--lease",
-    type=click.FloatRange(min=0.5),
+    type=Seconds(min=0.5),
     metavar="SECONDS",
     default=15.0,
     show_default=True,
@@ -208,6 +210,7 @@ def main(
         metrics_host=metrics_host,
     )
     plan = _with_keys(plan, key_file, insecure)
+    _outlive_signals()
     # As `python -m` does: the program lies elsewhere.
     sys.path.insert(0, os.getcwd())
     try:
@@ -247,14 +250,23 @@ def _checked_queues(queues: tuple[str, ...]) -> tuple[str, ...]:
 
 def _with_keys(plan: Plan, key_file: Path | None, insecure: bool) -> Plan:
     try:
-        keys = key_file.read_text().split() if key_file is not None else None
+        keys = read_key_file(key_file) if key_file is not None else None
         settings = resolve_keys(plan.settings, keys, plan.address)
     except (ValueError, OSError) as exc:
         raise click.UsageError(str(exc)) from exc
-    if not insecure:
-        for finding in check_key(plan.address, settings.signing_keys):
+    for finding in check_key(plan.address, settings.signing_keys):
+        if finding.severity is Severity.WARNING:
+            log.warning("%s", finding)
+        elif not insecure:
             raise click.UsageError(str(finding))
     return replace(plan, settings=settings)
+
+
+def _outlive_signals() -> None:
+    """What is meant for workers does not end a daemon that has none yet."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def _look_at_server(address: Address) -> None:

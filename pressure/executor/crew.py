@@ -197,7 +197,8 @@ class Crew:
             self._renew(now, members)
             if not self._stopping:
                 self._warden.start()
-        if self._registrar is not None and now >= self._beat_at:
+        # Who is shown to others has to hear their orders.
+        if self._registrar is not None and now >= self._beat_at and self._warden.listens:
             workers = [(one.pid, one.started, one.notes.read()) for one in members]
             self.clerk.do_again("beat", partial(self._beat, workers))
         if not self._stopping and len(members) < self._wanted:
@@ -249,18 +250,18 @@ class Crew:
             self._give_up("the initializer failed in a worker process; its log says why")
             return
         # It may have been told to stop before it had a handler for that, or when it had none more.
-        told = code in (-signal.SIGTERM, -signal.SIGHUP) and snapshot.task is None
-        expected = self._stopping or member.asked or told
+        told = self._stopping or member.asked or code in (-signal.SIGTERM, -signal.SIGHUP)
+        expected = code == 0 or member.killed or (told and snapshot.task is None)
         if self._books is not None:
-            died = code != 0 and not expected
-            self._books.close(measured, snapshot.done, snapshot.failed, died=died)
+            self._books.close(measured, snapshot.done, snapshot.failed, died=not expected)
         if code != 0 and (member.why or not expected):
             log.warning("worker %s died: %s", member.pid, member.why or describe_exit(code))
-        if snapshot.retired and code == 0:
+        if snapshot.retired and code == 0 and not self.clerk.gave_back_since(member.started):
+            # Otherwise a successor looks whether there is something again.
             self._wanted -= 1
         if ended:
             self._not_before = 0.0
-        if code == 0 or expected:
+        if expected:
             self._pause = 0.0
         else:
             self._slow_down(time.monotonic() - member.started)
@@ -330,6 +331,11 @@ class Crew:
     def kill(self) -> None:
         """SIGKILL all workers."""
         for member in self.members:
+            if self._daemon is not None and not member.killed:
+                task = member.notes.read().task
+                if task is not None:
+                    log.warning("worker %d is killed, and its task %s", member.pid, task.hex())
+            member.killed = True
             member.signal(signal.SIGKILL)
 
     def _close(self) -> None:

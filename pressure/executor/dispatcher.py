@@ -177,14 +177,14 @@ class Dispatcher:
             while not self.ledger.is_done():
                 if len(acks) > BURST or len(sent) > BURST or self._heavy or not consumer.known:
                     self._heavy = False
-                    deliveries, acks = self._exchange(consumer, acks), []
+                    deliveries = self._exchange(consumer, acks)
                 else:
                     deliveries = []
                 if not deliveries:
                     one = self._next(consumer)
                     if one is None:
                         self._sender.conclude(insist=False)
-                        deliveries, acks = self._exchange(consumer, acks), []
+                        deliveries = self._exchange(consumer, acks)
                     else:
                         deliveries = [one]
                 acks += self._resolve(deliveries)
@@ -210,15 +210,16 @@ class Dispatcher:
         return None if self._away_since is not None else consumer.next()
 
     def _exchange(self, consumer: Consumer, acks: list[bytes]) -> list[Delivery]:
+        """Acknowledge `acks`, which is empty then unless the server is away, and claim answers."""
         losses = self.ledger.losses
         try:
             found = consumer.exchange((), BATCH, 0.0, done=acks)
         except (QueueDoesNotExistError, QueueClosedError) as exc:
             self._recovery.recover(exc, losses)
+            acks.clear()
             return []
         except ServerUnavailableError:
-            # One try has a short patience, all together have that of the settings. What was not
-            # acknowledged comes again, and is known then.
+            # One try has a short patience, all together have that of the settings.
             now = time.monotonic()
             self._away_since = self._away_since or now
             patience = self._channel.core.settings.reconnect_timeout
@@ -226,6 +227,7 @@ class Dispatcher:
                 raise
             return []
         self._away_since = None
+        acks.clear()
         return found
 
     def _resolve(self, deliveries: Sequence[Delivery]) -> list[bytes]:

@@ -39,6 +39,8 @@ class Member:
         """Whether it was told to stop."""
         self.idle_since: float | None = None
         """Since when it is known to run nothing, once it was told to stop."""
+        self.killed = False
+        """Whether it was killed since its supervisor is to end."""
         self.why = ""
         """Why it was killed, if its supervisor did that for a reason of the process's own."""
         self._path = path

@@ -18,6 +18,8 @@ class PreloadError(Exception):
 def preload(modules: Iterable[str]) -> None:
     """Raises `PreloadError`."""
     for name in modules:
+        if not name or name.startswith("."):
+            raise PreloadError(f"{name!r} is no name of a module to preload")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as exc:
@@ -27,11 +29,11 @@ def preload(modules: Iterable[str]) -> None:
                     "directory nor installed for this Python"
                 ) from None
             _report(name, exc)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             _report(name, exc)
 
 
-def _report(name: str, exc: Exception) -> None:
+def _report(name: str, exc: Exception | SystemExit) -> None:
     log.error("%r could not be imported", name, exc_info=exc)
     raise PreloadError(
         f"the module {name!r} can't be preloaded: importing it raised {type(exc).__name__}: {exc}"

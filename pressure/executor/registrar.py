@@ -27,6 +27,9 @@ SOON = 0.5
 """After this time (seconds) a worker is looked at again that was not ready."""
 SLACK = 1.0
 """How much later than its time (seconds) a second beat may come."""
+EARLY = 0.95
+"""How soon (seconds) after a beat a change is told. A little less than the supervisor's step, so
+that each step can tell one."""
 
 
 class Registrar:
@@ -44,15 +47,23 @@ class Registrar:
         self._interval = min(channels[0].core.settings.lease / 3, LONGEST_INTERVAL)
         self._ttl = max(2 * self._interval + SLACK, SHORTEST_LIFE)
         self._ids: dict[int, str] = {}
-        self._due = 0.0
+        self._due = self._early = 0.0
+        self._seen: list[tuple[object, ...]] = []
         self._stopping = False
 
     def look(self, workers: Collection[tuple[int, float, Snapshot]], *, stopping: bool) -> float:
-        """Say what these are doing (pid, when the process started, notes), if it is time to, or if
-        one of them is new. Returns for how long that may wait then (seconds)."""
+        """Say what these are doing (pid, when the process started, notes), if it is time to, if one
+        of them is new, or if one does something else than before. Returns for how long that may
+        wait then (seconds)."""
         now = time.monotonic()
-        if now >= self._due or stopping > self._stopping or len(workers) > len(self._ids):
+        seen: list[tuple[object, ...]] = [
+            (pid, one.ready, one.task, one.done, one.failed) for pid, _, one in workers
+        ]
+        changed = seen != self._seen and now >= self._early
+        new = stopping > self._stopping or len(workers) > len(self._ids)
+        if now >= self._due or changed or new:
             self._due, self._stopping = now + self._interval, stopping
+            self._early, self._seen = now + EARLY, seen
             records = [
                 self._record(pid, now - started, snapshot, now)
                 for pid, started, snapshot in workers
@@ -60,7 +71,7 @@ class Registrar:
             if any(record.state == "starting" for record in records):
                 self._due = now + min(SOON, self._interval)
             self._tell(lambda registry: registry.beat(records, self._ttl))
-        return max(0.0, self._due - now)
+        return max(0.0, min(self._due - now, SOON))
 
     def gone(self, pid: int) -> None:
         """A worker has ended."""

@@ -12,7 +12,7 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerOutOfMemoryError,
 )
-from pressure.executor.answers import Needed
+from pressure.executor.answers import Needed, PendingTask
 from pressure.executor.early import EarlySender
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.recovery import PRUNED, Recovery
@@ -44,12 +44,19 @@ class Sender:
         self._stored = stored
         self._failed = failed
         self._early = EarlySender(ledger, self._delivered)
-        self.submit = self._early.submit
 
     def begin(self, producer: Producer) -> None:
         """Before `run`."""
         self.producer = producer
         self._early.begin(producer)
+
+    def submit(self, task_id: bytes, task: PendingTask) -> bool:
+        """Send a task from the caller's thread, if that needs no wait; False: it is left to the
+        sender thread."""
+        if self._may_be_pruned():
+            # That thread concedes it first.
+            return False
+        return self._early.submit(task_id, task)
 
     def conclude(self, *, insist: bool) -> None:
         """Find out what became of a task that was sent early; wait for that if the caller insists
@@ -87,7 +94,7 @@ class Sender:
 
     def _send(self, producer: Producer, batch: Batch) -> None:
         accepted = 0
-        if time.monotonic() - self._recovery.sent_at > PRUNED:
+        if self._may_be_pruned():
             producer.concede()
         try:
             self.provide(batch.needs)
@@ -111,6 +118,9 @@ class Sender:
             self._channel.core.warn_once(f"tasks wait: {exc}")
             time.sleep(OOM_PAUSE)
         self._delivered(batch, accepted)
+
+    def _may_be_pruned(self) -> bool:
+        return time.monotonic() - self._recovery.sent_at > PRUNED
 
     def _delivered(self, batch: Batch, accepted: int) -> None:
         self._recovery.sent_at = time.monotonic()

@@ -189,7 +189,7 @@ class Supervisor:
         if self._signals or self._order is not None:
             log.info("stopping: tasks that run may finish; a second signal kills them")
         else:
-            log.info("stopping: nothing is left to do")
+            self._crew.clerk.do(self._say_what_is_left)
         began = time.monotonic()
         patience = 1 if self._signals else 0
         self._crew.stop(grace, impatient=lambda: self._signals > patience)
@@ -202,6 +202,11 @@ class Supervisor:
             except PressureError as exc:
                 log.debug("could not sign off: %s", exc)
         log.info("stopped after %.1f s", time.monotonic() - began)
+
+    def _say_what_is_left(self) -> None:
+        paused = ", ".join(repr(channel.name) for channel in self._channels if channel.paused)
+        but = f", but in what is paused: {paused}" if paused else ""
+        log.info("stopping: nothing is left to do%s", but)
 
     # Signals and orders
 

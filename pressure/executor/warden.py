@@ -71,12 +71,18 @@ class Warden:
         self._killed: dict[int, tuple[bytes, str]] = {}
         self._stood_in: set[int] = set()
         self._threads: list[threading.Thread] = []
+        self._listening: set[int] = set()
         self._closing = False
 
     @property
     def id(self) -> bytes:
         """Under which it receives orders."""
         return self._replies[0].client_id
+
+    @property
+    def listens(self) -> bool:
+        """Whether orders are received, of every queue."""
+        return len(self._listening) == len(self._channels)
 
     def start(self) -> None:
         """Listen for orders. Once; not before the first workers were forked."""
@@ -87,7 +93,9 @@ class Warden:
             try:
                 thread.start()
             except RuntimeError as exc:
-                log.warning("no order to end a task can be received for now: %s", exc)
+                # The interpreter's end is no trouble: nobody is left to give orders.
+                level = logging.DEBUG if "interpreter shutdown" in str(exc) else logging.WARNING
+                log.log(level, "no order to end a task can be received for now: %s", exc)
                 return
             self._threads.append(thread)
 
@@ -100,6 +108,8 @@ class Warden:
                 if consumer is None:
                     replies.ensure()
                     consumer = replies.consumer()
+                    self._listening.add(number)
+                    self._wake()
                 deliveries = consumer.exchange(acks, 16)
                 acks = [Verdict(delivery, None) for delivery in deliveries]
                 for delivery in deliveries:

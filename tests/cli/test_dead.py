@@ -146,7 +146,7 @@ class TestReplayAndPurge:
         ids = bury(q, *range(5))
         assert run("dead", "replay", q.name, ids[3]) == (
             0,
-            f"put 1 dead letters back into {q.name}\n",
+            f"put 1 dead letters back into the plain queue {q.name}\n",
         )
         assert q.get_nowait() == 3
         assert run("dead", "purge", q.name, ids[0], stdin="n\n").code == 1

@@ -55,6 +55,17 @@ def test_what_the_server_does_wrong(run: Run, make_server: Callable[..., ServerP
         assert "docs/acl.md" in finding["remedy"]
 
 
+def test_full_memory_is_no_question_of_permissions(
+    run: Run, make_server: Callable[..., ServerProcess]
+) -> None:
+    server = make_server(minimal=False)
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+        said = run("doctor", "--url", server.admin_url, "--json").json()
+    assert topics(said, "wrong") == {"memory"}
+    assert "permissions" not in topics(said, "ok", "note", "warning")
+
+
 def test_a_weak_key(run: Run) -> None:
     ran = run("doctor", PRESSURE_KEY="secret")
     assert ran.code == 1

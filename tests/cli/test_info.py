@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from concurrent.futures import wait
 from typing import Any
 
 import pytest
 import redis
 
-from pressure import PressureQueue, QueueEmptyError, RedisExecutor, Settings
+from pressure import (
+    PressureQueue,
+    QueueEmptyError,
+    RedisExecutor,
+    ServerUnavailableError,
+    Settings,
+)
+from pressure.cli.info import _look
 from pressure.executor import TaskLostError
+from pressure.inventory import Inventory
 from pressure.keys import Keys
 from tests.cli.conftest import LIMIT, Program, Run
 from tests.support import acl
+from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
 Queue = PressureQueue[Any]
@@ -126,11 +136,38 @@ class TestInfo:
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT) == 130
 
+    def test_watch_outlasts_an_outage(
+        self, run: Run, queue: PressureQueue[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue.create()
+        looks = iter([None, ServerUnavailableError("it is away"), None, KeyboardInterrupt()])
+
+        def look(inventory: Inventory) -> Any:
+            trouble = next(looks)
+            if trouble is not None:
+                raise trouble
+            return _look(inventory)
+
+        monkeypatch.setattr("pressure.cli.info._look", look)
+        ran = run("info", "--json", "--watch", "0.1")
+        assert ran.code == 130
+        assert ran.text.startswith("pressure: it is away\n{") and ran.text.count("\n") == 2
+
     def test_no_server(self, run: Run) -> None:
         for words in (["info"], ["queue", "list"], ["worker", "list"], ["dead", "list"]):
             ran = run(*words, "--url", "redis://127.0.0.1:1")
             assert ran.code == 1
             assert ran.text.startswith("pressure: no usable server at 127.0.0.1:1 (")
+            assert "`pressure serve`), give another URL (url=, --url, PRESSURE_URL)" in ran.text
+
+    def test_no_password(self, run: Run, make_server: Callable[..., ServerProcess]) -> None:
+        server = make_server(minimal=False)
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "limited", "on", ">word", "~*", "+ping")
+        limited = server.admin_url.replace("unix://", "unix://limited:wrong@")
+        ran = run("info", "--url", limited)
+        assert ran.code == 1 and ran.text.count("\n") == 1
+        assert " refused: " in ran.text and ": give a user name and a password in" in ran.text
 
 
 class TestQueue:
@@ -139,13 +176,14 @@ class TestQueue:
         queue.put(b"a")
         assert run("queue", "pause", queue.name) == (
             0,
-            f"paused {queue.name}, with 1 items waiting\n",
+            f"paused the plain queue {queue.name}, with 1 items waiting\n",
         )
         with pytest.raises(QueueEmptyError):
             queue.get_nowait()
-        assert run("queue", "resume", queue.name) == (0, f"resumed {queue.name}\n")
+        assert run("queue", "resume", queue.name) == (0, f"resumed the plain queue {queue.name}\n")
         assert queue.get_nowait() == b"a"
-        assert run("queue", "resume", queue.name).text == f"{queue.name} was not paused\n"
+        again = run("queue", "resume", queue.name)
+        assert again.text == f"the plain queue {queue.name} was not paused\n"
 
     def test_purge_and_delete_ask(self, run: Run, queue: PressureQueue[bytes]) -> None:
         queue.create()
@@ -158,30 +196,38 @@ class TestQueue:
         assert run("queue", "purge", queue.name, stdin="y\n").code == 0
         assert queue.qsize() == 0
         queue.put(b"c")
-        assert (
-            run("queue", "purge", queue.name, "--yes").text == f"dropped 1 items of {queue.name}\n"
-        )
-        assert run("queue", "delete", queue.name, "-y") == (0, f"deleted {queue.name}\n")
+        ran = run("queue", "purge", queue.name, "--yes")
+        assert ran.text == f"dropped 1 items of the plain queue {queue.name}\n"
+        ran = run("queue", "delete", queue.name, "-y")
+        assert ran == (0, f"deleted the plain queue {queue.name}\n")
         assert not queue.exists
 
     def test_there_is_none(self, run: Run, queue_name: str) -> None:
         for order in ("pause", "resume", "purge", "delete"):
             ran = run("queue", order, queue_name)
             assert ran.code == 4
-            assert ran.text.startswith(f"pressure: queue '{queue_name}': it does not exist")
+            assert ran.text == (
+                f"pressure: queue '{queue_name}': it does not exist: see `pressure queue list`\n"
+            )
 
-    def test_braces_tell_namesakes_apart(
+    def test_forms_of_the_name_tell_namesakes_apart(
         self, run: Run, url: str, namespace: str, queue_name: str
     ) -> None:
         plain = Queue(queue_name, url=url, prefix=namespace)
         other = tasks(queue_name, url, namespace)
         plain.create()
         other.create()
-        run("queue", "pause", queue_name)
+        for words in (("queue", "pause"), ("queue", "delete", "-y"), ("dead", "replay", "--all")):
+            ran = run(*words, queue_name)
+            assert ran.code == 1 and ran.text.count("\n") == 1
+            assert f"say {{{queue_name}}} for the task queue, plain:{queue_name} for" in ran.text
+        ran = run("queue", "pause", f"plain:{queue_name}")
+        assert ran.text.startswith(f"paused the plain queue {queue_name}, ")
         assert (plain.paused, other.paused) == (True, False)
-        run("queue", "pause", f"{{{queue_name}}}")
+        ran = run("queue", "pause", f"{{{queue_name}}}")
+        assert ran.text.startswith(f"paused the task queue {queue_name}, ")
         assert other.stats().paused_at is not None
-        run("queue", "delete", queue_name, "-y")
+        run("queue", "delete", f"plain:{queue_name}", "-y")
         run("queue", "resume", queue_name)
         assert other.stats().paused_at is None
         plain.disconnect()
@@ -199,8 +245,11 @@ class TestQueue:
             ran = run("queue", "purge", queue_name, "-y")
             assert (ran.code, "give their key" in ran.text) == (1, True), ran.text
             assert waiting.qsize() == 250
-            ran = run("queue", "purge", queue_name, "-y", PRESSURE_KEY=key)
-            assert ran == (0, f"dropped 250 items of {queue_name}\n")
+            ran = run("queue", "purge", queue_name, "-y", PRESSURE_KEY="x" * 32)
+            assert (ran.code, "signed with key " in ran.text) == (1, True), ran.text
+            assert waiting.qsize() == 250
+            ran = run("queue", "purge", queue_name, "-y", PRESSURE_KEY=f"{'x' * 32},{key}")
+            assert ran == (0, f"dropped 250 items of the task queue {queue_name}\n")
             assert not wait(futures, LIMIT).not_done
             with pytest.raises(TaskLostError, match="has purged the queue"):
                 futures[0].result()

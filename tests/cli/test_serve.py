@@ -101,7 +101,15 @@ def test_it_says_what_is_wrong(program: Program, tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         code, _, err = finish(program("serve", "--port", port, "--key-file", str(key)))
     assert code == 1
-    assert err.startswith("pressure: ") and "ddress already in use" in err
+    remedy = "give another --port (0: any free)"
+    assert err == f"pressure: port {port} at 127.0.0.1 is taken: {remedy}\n"
+    assert not key.exists()
+    code, _, err = finish(program("serve", "--port", "0", "--host", "192.0.2.1"))
+    assert (code, err.count("\n")) == (1, 1) and "192.0.2.1 is no address of this machine" in err
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "dir"
+    code, _, err = finish(program("serve", "--port", "0", "--dir", str(nowhere)))
+    assert (code, err.count("\n")) == (1, 1) and f"no data can be kept in {nowhere}" in err
     key.write_text("")
     code, _, err = finish(program("serve", "--port", "0", "--key-file", str(key)))
     assert code == 1 and "is empty" in err

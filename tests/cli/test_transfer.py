@@ -11,7 +11,7 @@ from typing import IO
 import pytest
 import redis
 
-from pressure import PressureQueue, QueueFullError
+from pressure import PressureQueue, QueueFullError, Settings
 from tests.cli.conftest import LIMIT, Program, finish
 from tests.support.published import PublishedClient
 from tests.support.waiting import eventually
@@ -132,6 +132,21 @@ class TestTheQueue:
         assert finish(program("put", queue.name), b"b\n")[0] == 0
         assert list(queue) == [b"a", b"b"]
 
+    def test_does_not_get_the_name_of_a_task_queue(
+        self, program: Program, queue: Queue, url: str, namespace: str
+    ) -> None:
+        name, settings = queue.name, Settings(hash_tag=queue.name)
+        with PressureQueue[bytes](name, url=url, prefix=namespace, settings=settings) as tasks:
+            tasks.create()
+            for command in ("put", "get"):
+                code, out, err = finish(program(command, name), b"a\n")
+                assert (code, out, err.count("\n")) == (1, b"", 1)
+                assert f"a task queue is called so: say plain:{name}" in err
+            assert not queue.exists
+            assert finish(program("put", f"plain:{name}"), b"a\n")[0] == 0
+            assert finish(program("get", f"plain:{name}")) == (0, b"a\n", "")
+            tasks.delete()
+
     def test_is_left_with_what_exceeds_the_count(self, program: Program, queue: Queue) -> None:
         queue.create()
         queue.put_many([b"%d" % number for number in range(1000)])
@@ -207,6 +222,14 @@ class TestExitCodes:
         code, out, err = finish(program("get", queue.name, "--timeout", timeout))
         assert (code, out) == (3, b"a\n")
         assert err == f"pressure: queue {queue.name!r}: it is empty\n"
+
+    def test_3_while_it_is_paused(self, program: Program, queue: Queue) -> None:
+        queue.create()
+        queue.put(b"a")
+        queue.pause()
+        code, out, err = finish(program("get", queue.name, "--timeout", "0.2"))
+        assert (code, out) == (3, b"")
+        assert err == f"pressure: queue {queue.name!r}: it is paused\n"
 
     def test_0_if_it_is_closed_within_the_time_out(self, program: Program, queue: Queue) -> None:
         queue.create()

@@ -35,9 +35,11 @@ def daemon(program: Program, queue_name: str, run: Run, tmp_path: Path) -> Itera
 def test_nobody_is_there(run: Run, queue_name: str) -> None:
     assert run("worker", "list").text.startswith("No pressure-worker serves a queue")
     assert run("worker", "list", "--json").json() == []
-    assert run("worker", "ping") == (0, "no pressure-worker is there\n")
+    assert run("worker", "ping") == (1, "no pressure-worker is there\n")
     assert run("worker", "stop").code == 2
-    assert "there is no daemon 'bert'" in run("worker", "stop", "bert").text
+    for order in ("ping", "stop"):
+        ran = run("worker", order, "bert")
+        assert ran.code == 1 and ran.text.startswith("pressure: there is no daemon 'bert'")
 
 
 def test_list_ping_and_stop(
@@ -59,7 +61,9 @@ def test_list_ping_and_stop(
         signed = {"PRESSURE_KEY": KEY}
         assert f"{daemon} is there: " in run("worker", "ping", **signed).text
         unheard = run("worker", "ping", daemon, "--timeout", "0.1")
-        assert unheard.code == 3 and "did not answer" in unheard.text
+        assert unheard.code == 3 and "(it hangs, or has another key)" in unheard.text
+        assert "the workers don't accept this key" in run("doctor", PRESSURE_KEY="x" * 32).text
+        assert "ok       workers      all " in run("doctor", **signed).text
         stopped = run("worker", "stop", busy["id"][:8], "--grace", "0", **signed)
         assert stopped.code == 0 and f"{daemon} stops: " in stopped.text
         assert eventually(lambda: run("worker", "list", "--json").json() == [], LIMIT)

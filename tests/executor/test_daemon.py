@@ -24,6 +24,7 @@ from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
 WAIT = 40.0
+KILLED = re.compile(r"worker \d+ is killed, and its task [0-9a-f]{32}\b")
 
 
 def test_sigterm_finishes_what_runs_and_gives_back_the_rest(
@@ -72,6 +73,7 @@ def test_grace_is_a_limit(
     assert eventually((tmp_path / "runs").exists)
     program.process.terminate()
     assert program.wait() == 0
+    assert len(KILLED.findall(program.output)) == 1
     # It was not to blame for nothing: it was started, and its worker died.
     (tmp_path / "go").touch()
     serve("--processes", "1")
@@ -90,6 +92,8 @@ def test_a_second_signal_kills(
     assert program.process.poll() is None
     program.process.terminate()
     assert program.wait() == 0
+    assert len(KILLED.findall(program.output)) == 1
+    assert "died" not in program.output
 
 
 def test_a_worker_that_dies_is_replaced(
@@ -173,11 +177,14 @@ def test_without_a_server_it_says_so(start: Callable[..., Program], tmp_path: Pa
         (["redis://127.0.0.1:1/0", "--queue", ""], "name"),
         (["redis://127.0.0.1:1/0", "--grace", "-1"], "--grace"),
         (["redis://127.0.0.1:1/0", "--lease", "0"], "--lease"),
+        (["redis://127.0.0.1:1/0", "--lease", "inf"], "--lease"),
         (["redis://127.0.0.1:1/0", "--key-file", "/nowhere/at/all"], "--key-file"),
+        (["redis://127.0.0.1:1/0", "--key-file", os.devnull], "holds no key"),
         (["redis://127.0.0.1:1/0", "--max-memory-per-child", "much"], "'much' is no size"),
         (["redis://127.0.0.1:1/0", *(f"--queue=q{n}" for n in range(65))], "at most 64 queues"),
         (["redis://127.0.0.1:1/0", "--log-format", "xml"], "--log-format"),
         (["redis://127.0.0.1:1/0", "--max-idle-time", "0"], "--max-idle-time"),
+        (["redis://127.0.0.1:1/0", "--preload", ""], "no name of a module"),
         (["redis://127.0.0.1:1/0", "--nonsense"], "--nonsense"),
     ],
 )

@@ -142,6 +142,22 @@ def test_memory_far_beyond_the_limit_costs_the_task_its_process(
     assert executor.submit(do.square, 3).result(WAIT) == 9
 
 
+def test_a_death_at_the_end_is_told(
+    serve: Callable[..., Program], executor: RedisExecutor, tmp_path: Path
+) -> None:
+    program = serve("--processes", "2")
+    executor.submit(do.hold, str(tmp_path), "runs")
+    assert eventually((tmp_path / "runs").exists, WAIT)
+    program.process.terminate()
+    # The other one had nothing to do.
+    assert eventually(lambda: len(program.children()) == 1, WAIT)
+    (worker,) = program.children()
+    os.kill(worker, signal.SIGSEGV)
+    assert program.wait() == 0
+    assert program.output.count("died") == 1
+    assert f"worker {worker} died: SIGSEGV" in program.output
+
+
 def test_workers_killed_at_once_are_all_replaced(
     serve: Callable[..., Program], executor: RedisExecutor, tmp_path: Path
 ) -> None:

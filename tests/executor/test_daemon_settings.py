@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from pressure import Settings
+from pressure.address import Address
+from pressure.checks import Severity, check_server
 from pressure.executor import RedisExecutor, WorkerLostError
 from pressure.executor.health import check_health
 from pressure.multiprocessing import Queue
@@ -114,6 +117,7 @@ def test_a_preloaded_module_is_imported_once(
         ("nowhere_to_be_found.inside", None, "no module 'nowhere_to_be_found'"),
         ("needs_more", "import nowhere_to_be_found", "nowhere_to_be_found"),
         ("raises", "1 / 0", "ZeroDivisionError"),
+        ("ends", "raise SystemExit(0)", "SystemExit"),
     ],
 )
 def test_a_module_that_cannot_be_preloaded(
@@ -145,6 +149,20 @@ def test_it_ends_when_nothing_runs_for_long(
     assert future.result(WAIT) == 9
     assert program.wait() == 0
     assert "nothing is left to do" in program.output
+
+
+def test_what_is_paused_is_left(
+    start: Callable[..., Program], executor: RedisExecutor, url: str, queue_name: str
+) -> None:
+    executor.submit(do.square, 3)
+    settings = Settings(hash_tag=queue_name)
+    with PressureQueue[bytes](queue_name, url=url, settings=settings) as queue:
+        assert eventually(lambda: queue.exists and queue.qsize() == 1, WAIT)
+        queue.pause()
+        program = start(url, "--queue", queue_name, "--processes", "1", "--burst")
+        assert program.wait() == 0
+        assert f"but in what is paused: '{queue_name}'" in program.output
+        assert queue.qsize() == 1
 
 
 def test_a_task_that_runs_is_not_idleness(
@@ -301,6 +319,14 @@ def test_a_user_who_may_not_ask_may_work(
     assert "WARNING" not in program.output
     with RedisExecutor(url=server.url) as executor:
         assert executor.submit(do.square, 3).result(WAIT) == 9
+
+
+def test_a_database_that_is_not_there_is_a_finding(url: str) -> None:
+    address = Address.of(url)
+    address.settings["db"] = 10**6
+    (finding,) = check_server(address)
+    assert finding.severity is Severity.REFUSAL
+    assert "a database of that number" in str(finding)
 
 
 def test_a_wrong_password_is_told_in_a_sentence(

@@ -98,6 +98,19 @@ def test_sigterm_while_it_starts(
     assert "Traceback" not in program.output
 
 
+def test_what_is_meant_for_workers_may_come_before_them(
+    serve: Callable[..., Program], tmp_path: Path
+) -> None:
+    (tmp_path / "signals.py").write_text(
+        "import os, signal\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    program = serve("--processes", "1", "--preload", "signals", cwd=tmp_path)
+    program.process.terminate()
+    assert program.wait() == 0
+
+
 def test_sigusr1_tells_where_everybody_is(
     serve: Callable[..., Program], executor: RedisExecutor, tmp_path: Path
 ) -> None:

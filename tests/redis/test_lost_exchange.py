@@ -84,6 +84,23 @@ def test_what_came_with_the_lost_reply_is_found(stage: Stage, lose: str) -> None
     assert stage.held() == []
 
 
+def test_what_was_found_is_found_again_if_the_outcomes_were_cut_short(stage: Stage) -> None:
+    first = stage.put(b"first")
+    assert stage.exchange() == [first]
+    second = stage.put(b"second")
+    consumer, core = stage.consumer, stage.core
+    consumer.start("wait", exchanging.wait_for_one(core, consumer.session, None), stage._ended)
+    consumer.step("reply")
+    outcomes = [Outcome(first[MESSAGE_ID], None, b"")]
+    flow = exchanging.exchange(core, consumer.session, outcomes, 10, 0.0)
+    consumer.start("exchange", flow, stage._ended)
+    consumer.step()
+    # It has found the second, and is about to record what became of the first.
+    consumer.abandon()
+    assert stage.exchange(first) == [second]
+    assert stage.held() == [second]
+
+
 @pytest.mark.parametrize("lose", ["", "reply", "request"])
 def test_two_of_a_tag_are_acknowledged_one_by_one(stage: Stage, lose: str) -> None:
     notice, answer = stage.put(b"notice"), stage.put(b"answer")

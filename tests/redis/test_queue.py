@@ -13,7 +13,7 @@ import pytest
 import redis
 
 import pressure
-from pressure import PressureQueue, Settings
+from pressure import PressureQueue, Settings, blobs
 from pressure.protocol import Command
 from tests.redis import workers
 from tests.support.processes import Child
@@ -286,6 +286,20 @@ def test_put_many_keeps_what_came_before_an_error(q: Queue) -> None:
     with pytest.raises((TypeError, pickle.PicklingError)):
         q.put_many([7, threading.Lock(), 8])
     assert q.get_many(100) == list(range(8))
+
+
+def test_get_many_returns_what_it_has_if_the_rest_fails(
+    q: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> Any:
+        raise pressure.ServerUnavailableError("it is away")
+
+    large = bytes(100_000)
+    q.put_many([1, large, 2])
+    with monkeypatch.context() as patches:
+        patches.setattr(blobs, "download", away)
+        assert q.get_many(3) == [1]
+    assert q.get_many(3) == [large, 2]
 
 
 def test_get_many(q: Queue) -> None:
@@ -611,7 +625,7 @@ def test_a_codec_of_ones_own(make: Callable[..., Queue]) -> None:
 
 
 def test_signatures(make: Callable[..., Queue]) -> None:
-    signing, unsigned = make(key="secret"), make(key=())
+    signing, unsigned = make(key="secret"), make()
     signing.create()
     signing.put("signed")
     with pytest.raises(pressure.SignatureError, match="no key"):

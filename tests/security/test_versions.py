@@ -46,7 +46,7 @@ def test_an_item_of_a_later_protocol(url: str, queue_name: str, client: redis.Re
 
 
 def test_a_later_minor_version_is_read(url: str, queue_name: str, client: redis.Redis) -> None:
-    with PressureQueue[Any](queue_name, url=url, key=()) as q:
+    with PressureQueue[Any](queue_name, url=url) as q:
         q.create()
         q.put("a little later")
         base = q._core.protocol.keys.base

@@ -30,6 +30,20 @@ def test_a_malformed_url_does_not_show_its_password(url: str) -> None:
     assert "127.0.0.1" in said
 
 
+@pytest.mark.parametrize(
+    "url, database",
+    [
+        ("redis://one", 0),
+        ("redis://one/", 0),
+        ("redis://one/3/?socket_timeout=1", 3),
+        ("redis://one?db=4", 4),
+        ("unix:///tmp/one.sock?db=5", 5),
+    ],
+)
+def test_databases(url: str, database: int) -> None:
+    assert Address.of(url).identity[1] == database
+
+
 def test_sentinels() -> None:
     url = "redis+sentinel://user:se%2Fkret@one:1,[::1]:2,three/jobs/5?sentinel_password=other"
     address = Address.of(url)
@@ -88,6 +102,9 @@ def test_a_cluster() -> None:
         ("redis+cluster://one,two/3", "database 0 only"),
         ("redis+cluster://one:x", "no host:port"),
         ("redis+socket://one", "is no server URL"),
+        ("redis://one/x", "'x' is no number of a database"),
+        ("rediss://one/1/2", "'1/2' is no number of a database"),
+        ("redis://:password@one/x", "db is a number"),
     ],
 )
 def test_what_is_wrong_is_said(url: str, complaint: str) -> None:

@@ -80,6 +80,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "tending",
             "credentials",
             "checks",
+            "seconds",
         ),
     ),
     ("queue", ("queue", "queue_*", "aio", "aio_*")),

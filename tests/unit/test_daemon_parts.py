@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import pytest
 
 from pressure import checks
 from pressure.address import Address
+from pressure.core import Settings
+from pressure.credentials import read_key_file, resolve_keys
 from pressure.executor import health
 from pressure.executor.health import HealthFile, check_health, judge
 from pressure.executor.logs import JsonFormatter
@@ -24,7 +27,9 @@ from pressure.executor.member import Member
 from pressure.executor.memory import parse_size, rss, shown_size
 from pressure.executor.notes import Notes
 from pressure.executor.orders import Order, OrderKind, pack_order, read_order
+from pressure.executor.preload import PreloadError, preload
 from pressure.keys import DEFAULT_PREFIX, resolve_prefix
+from pressure.seconds import Seconds
 
 
 @pytest.mark.parametrize(
@@ -216,8 +221,46 @@ def test_a_key_is_needed_where_others_can_write() -> None:
         "the server at 192.0.2.1:6379 can be reached by other machines, and whoever can write to "
         "it could run code here: give a key (--key-file or PRESSURE_KEY), or --insecure"
     ]
-    assert not checks.check_key(distant, [b"key"])
+    assert not checks.check_key(distant, [b"k" * 16])
     assert not checks.check_key(near, [])
+
+
+def test_a_short_key_is_warned_of() -> None:
+    (finding,) = checks.check_key(Address.of("redis://127.0.0.1"), [b"k" * 16, b"sekret"])
+    assert finding.severity is checks.Severity.WARNING
+    assert "can be guessed" in finding.sentence
+    assert "sekret" not in str(finding)
+
+
+def test_the_keys_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRESSURE_KEY", "another")
+    path = tmp_path / "key"
+    path.write_text("first\n\nsecond\n")
+    keys = read_key_file(path)
+    settings = resolve_keys(Settings(), keys, Address.of("redis://127.0.0.1"))
+    assert settings.signing_keys == (b"first", b"second")
+    for content, said in ((b" \n", "holds no key"), (b"sekret\xff", "is no text")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=said) as caught:
+            read_key_file(path)
+        assert str(path) in str(caught.value)
+        assert "kret" not in str(caught.value) and "ff" not in str(caught.value)
+    with pytest.raises(ValueError, match="empty"):
+        resolve_keys(Settings(), [], Address.of("redis://127.0.0.1"))
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e300", "0.4", "soon"])
+def test_what_is_no_number_of_seconds(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Seconds(min=0.5).convert(text, None, None)
+    assert Seconds(min=0.5).convert("1.5", None, None) == 1.5
+
+
+@pytest.mark.parametrize("name", ["", ".relative"])
+def test_what_is_no_module(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(PreloadError, match="no name of a module"):
+        preload([name])
+    assert not caplog.records
 
 
 def test_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:

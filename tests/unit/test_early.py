@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import cast
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
+from pressure.channel import Channel
 from pressure.executor.answers import PendingTask
 from pressure.executor.early import EarlySender
 from pressure.executor.ledger import Batch, Ledger
+from pressure.executor.recovery import PRUNED
+from pressure.executor.sending import Sender
 from pressure.parcels import Record
 from pressure.producing import Producer
 
@@ -49,3 +54,18 @@ def test_the_sender_waits_for_a_task_that_is_just_being_sent() -> None:
     submitter.join(WAIT)
     sender.join(WAIT)
     assert answers == [True]
+
+
+def test_the_sender_sees_to_a_producer_that_the_server_may_have_forgotten() -> None:
+    """What is put early is dropped if the server knows less of its producer than was confirmed."""
+    producer = SlowProducer()
+    producer.go_on.set()
+    recovery: Any = SimpleNamespace(sent_at=time.monotonic() - PRUNED - 1)
+    channel = cast(Channel, None)
+    ledger = cast(Ledger, LedgerStub())
+    sender = Sender(channel, channel, ledger, recovery, set(), lambda exc: None)
+    sender.begin(cast(Producer, producer))
+    assert not sender.submit(b"id", cast(PendingTask, None))
+    assert not producer.sending.is_set()
+    recovery.sent_at = time.monotonic()
+    assert sender.submit(b"id", cast(PendingTask, None))
