@@ -68,6 +68,12 @@ class Producer:
         """The number of the last put."""
         return self._session.sequence
 
+    @property
+    def doubtful(self) -> bytes:
+        """The id of the record of an early put whose fate is unknown; empty if there is none. Only
+        if it is the first to be sent now, no second copy of it is made."""
+        return self._doubt[0]
+
     def renew(self) -> None:
         """Start over under a new id, since the queue is another."""
         self._session.producer, self._session.sequence = os.urandom(ID_BYTES), 0

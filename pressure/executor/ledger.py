@@ -145,6 +145,25 @@ class Ledger:
                 self.condition.notify_all()
             return lost
 
+    def comes_first(self, task_id: bytes, batch: Batch) -> bool:
+        """Whether this task is to be sent, and is not the first of the batch: then that is taken
+        back, and the next one begins with the task."""
+        ids = [record.id for record in batch.records]
+        if not task_id or ids[0] == task_id:
+            return False
+        with self.condition:
+            if task_id in ids or task_id in self._unsent:
+                self.sending.difference_update(ids)
+                for other in reversed(ids):
+                    self._unsend(other)
+                if task_id in self._unsent:
+                    self._unsent.remove(task_id)
+                    self._unsent.appendleft(task_id)
+                    return True
+                # It is not wanted any more, and the batch comes once more.
+                return bool(self._unsent)
+            return False
+
     def _unsend(self, task_id: bytes) -> None:
         self.sent.discard(task_id)
         if task_id in self.tasks:

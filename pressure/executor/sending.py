@@ -74,6 +74,8 @@ class Sender:
                     self._delivered(batch, 0)
                     self.conclude(insist=True)
                     continue
+                if self._ledger.comes_first(producer.doubtful, batch):
+                    continue
                 if batch.losses != losses:
                     losses = batch.losses
                     producer.renew()
