@@ -69,3 +69,26 @@ def test_the_sender_sees_to_a_producer_that_the_server_may_have_forgotten() -> N
     assert not producer.sending.is_set()
     recovery.sent_at = time.monotonic()
     assert sender.submit(b"id", cast(PendingTask, None))
+
+
+def test_a_task_in_doubt_is_sent_before_what_the_sender_has_taken_already() -> None:
+    """Whether its early put was carried out shows only if the next one repeats it."""
+    ledger = Ledger(window=10, most=10, max_pending=None)
+    for task_id in (b"doubtful", b"2", b"3"):
+        ledger.add(task_id, task(), may_wait=False)
+    early = ledger.next_batch()
+    assert early is not None
+    late = Batch(early.records[1:], [], 0)
+    # The reply to the first is lost after the sender has taken the others.
+    ledger.delivered(Batch(early.records[:1], [], 0), 0, 0)
+    assert ledger.comes_first(b"doubtful", late)
+    again = ledger.next_batch()
+    assert again is not None
+    assert [record.id for record in again.records] == [b"doubtful", b"2", b"3"]
+    assert not ledger.comes_first(b"doubtful", again)
+    assert not ledger.comes_first(b"", again)
+
+
+def task() -> PendingTask:
+    options = SimpleNamespace(max_deliveries=3)
+    return cast(PendingTask, SimpleNamespace(record=b"", needs=(), options=options, number=0))
