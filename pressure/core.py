@@ -73,10 +73,11 @@ class Settings:
         most = self.min_replicas if min_replicas is None else min_replicas
         return replace(self, hash_tag=tag, min_replicas=most)
 
-    def __getstate__(self) -> list[Any]:
-        # Only to a process that this one is just starting do the keys go along.
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only to a process that this one is just starting do the keys go along. (Python 3.11 had
+        # releases in which a class with slots loses a `__getstate__` of its own.)
         state = self if get_spawning_popen() is not None else replace(self, signing_keys=())
-        return [getattr(state, one.name) for one in fields(state)]
+        return _settings, tuple(getattr(state, one.name) for one in fields(state))
 
     def __post_init__(self) -> None:
         if not self.lease > 0:
@@ -91,6 +92,13 @@ class Settings:
             raise ValueError(f"min_replicas must be >= 0, not {self.min_replicas!r}")
         if not self.replica_timeout > 0:
             raise ValueError(f"replica_timeout must be positive, not {self.replica_timeout!r}")
+
+
+def _settings(*values: Any) -> Settings:
+    """Settings that were pickled."""
+    return Settings(
+        **{one.name: value for one, value in zip(fields(Settings), values, strict=True)}
+    )
 
 
 class Ahead(NamedTuple, Generic[L]):
