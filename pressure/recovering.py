@@ -78,11 +78,10 @@ def retire(core: Core[Any], session: Session[Any]) -> Flow[None]:
     items = yield from adopt(core, session)
     tags = [core.tag_of(item) for item in items]
     direct = len(tags) - session.adopted_ahead
-    try:
-        if tags[direct:]:
-            yield core.protocol.give_back(session.consumer, tags[direct:], charge=False, ahead=True)
-        if tags[:direct]:
-            yield core.protocol.give_back(session.consumer, tags[:direct], charge=False)
-    except BaseException:
-        session.stale = True
-        raise
+    # Until they are back: a closed queue has not come to its end before.
+    session.stale = bool(tags)
+    if tags[direct:]:
+        yield core.protocol.give_back(session.consumer, tags[direct:], charge=False, ahead=True)
+    if tags[:direct]:
+        yield core.protocol.give_back(session.consumer, tags[:direct], charge=False)
+    session.stale = False

@@ -102,6 +102,8 @@ def test_a_late_move_does_not_end_a_closed_queue_early(
     (session,) = (each for each in q._core.sessions if each.known)
     keys = q._core.protocol.keys
     old = keys.taken(session.consumer)
+    # The keeper has sent the acknowledgement, and has no business with it any more.
+    assert eventually(lambda: not session.pending and session in q._handle._consumers)
     session.stale = True
     q.put(2)
     assert q.get() == 2
