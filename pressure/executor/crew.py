@@ -95,7 +95,7 @@ class Crew:
         self._daemon = daemon
         self._wanted = size
         self.processes: dict[int, Any] = {}
-        """The worker processes by pid. In the end it keeps those that were the last."""
+        """The worker processes by pid."""
         self._opened = False
         self._members: dict[int, Member] = {}
         self._lock = threading.Lock()
@@ -351,5 +351,7 @@ class Crew:
         write, self._wake_write = self._wake_write, -1
         os.close(write)
         self._opened = False
-        # What the initializer was given is not kept any longer.
+        # What the initializer was given is not kept any longer, nor the pipes of the processes: who
+        # has asked for these has the old dictionary.
         del self._post
+        self.processes = {}

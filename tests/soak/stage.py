@@ -263,7 +263,7 @@ class Stage:
         elif player.role != "worker":
             left = player.child.wait_for("ended", PATIENCE)
             # The embedded server's lifeline and the keeper's control connections may stay.
-            if left["descriptors"] > (8 if player.role == "local-executor" else 4):
+            if left["descriptors"] > 4:
                 self._complain_of(player, f"left open: {left}")
 
     def _guarded(self, player: Player, wait: Any) -> None:
