@@ -32,6 +32,7 @@ __all__ = ["main"]
 
 log = logging.getLogger("pressure.worker")
 
+MOST_NAME = 100
 EPILOG = """\b
 Signals:
   SIGTERM, SIGINT  running tasks may finish (see --grace), the others go back
@@ -58,6 +59,13 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(str(exc)) from exc
 
 
+def _checked_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """It stands in logs, tables and the name of a file."""
+    if len(name) > MOST_NAME or not name.isprintable():
+        raise click.BadParameter(f"a name has up to {MOST_NAME} printable characters, no others")
+    return name
+
+
 @click.command(epilog=EPILOG, context_settings={"auto_envvar_prefix": "PRESSURE"})
 @click.argument("url", required=False, envvar="PRESSURE_URL")
 @click.option(
@@ -75,7 +83,12 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     default=None,
     help="Worker processes. Default: the number of CPUs.",
 )
-@click.option("--name", default="", help="What to call this daemon. Default: host:pid.")
+@click.option(
+    "--name",
+    default="",
+    callback=_checked_name,
+    help="What to call this daemon. Default: host:pid.",
+)
 @click.option(
     "--preload",
     "modules",

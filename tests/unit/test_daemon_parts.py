@@ -15,12 +15,14 @@ from typing import Any, cast
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from pressure import checks
 from pressure.address import Address
 from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.executor import health
+from pressure.executor.cli import main
 from pressure.executor.health import HealthFile, check_health, judge
 from pressure.executor.logs import JsonFormatter
 from pressure.executor.member import Member
@@ -285,3 +287,10 @@ def test_json_lines_have_the_exception() -> None:
     said = json.loads(line)
     assert (said["logger"], said["level"], said["message"]) == ("a.b", "ERROR", "it failed")
     assert said["exception"] == "ValueError: why\nnot"
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "two\nlines", "\x1b[2J"])
+def test_a_name_can_be_shown(name: str) -> None:
+    run = CliRunner().invoke(main, ["--name", name])
+    assert run.exit_code == 2
+    assert "up to 100 printable characters" in run.output
