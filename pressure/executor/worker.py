@@ -10,6 +10,7 @@ supervisor is gone.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -19,8 +20,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import parent_process
-from typing import Any
+from multiprocessing import active_children, parent_process
+from typing import Any, NoReturn
 
 from pressure.channel import Delivery, Verdict
 from pressure.content import Content
@@ -97,6 +98,18 @@ def work(post: Post) -> None:
         sys.exit(1)
 
 
+def _vanish() -> NoReturn:
+    """End this process from within a signal handler."""
+    for child in active_children():
+        # What the initializer has started, and wanted to go with this process.
+        if child.daemon:
+            child.terminate()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
 class Worker:
     """The loop of one worker process."""
 
@@ -131,7 +144,8 @@ class Worker:
         self._desk.stopping = True
         if not self._ready:
             # Nothing is held yet, and nobody else would end the search for a server that is away.
-            sys.exit(0)
+            # No exception: raised while a finalizer runs, it would end there.
+            _vanish()
         self._watchdog.ring()
 
     def run(self) -> None:
