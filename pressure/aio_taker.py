@@ -65,7 +65,7 @@ class AsyncTaker(Generic[T]):
 
     def _hand_out(self, session: Session[AsyncLink], found: Gathered) -> None:
         for one, _ in found.items:
-            one.session.pending.append((one.kind, one.tag))
+            one.session.pending.append(one.mark)
             self._handle.core.moved(one)
         if found.ahead:
             self._pace.fetched()

@@ -106,9 +106,16 @@ class Ahead(NamedTuple, Generic[L]):
 
     session: Session[L]
     life: int
-    kind: str
-    tag: bytes
+    mark: tuple[str, bytes]
     item: bytes
+
+    @property
+    def kind(self) -> str:
+        return self.mark[0]
+
+    @property
+    def tag(self) -> bytes:
+        return self.mark[1]
 
 
 class Core(Generic[L]):
@@ -208,7 +215,7 @@ class Core(Generic[L]):
                 if not self.buffer:
                     return None
                 ahead = self.buffer.popleft()
-                ahead.session.opening.append((ahead.kind, ahead.tag))
+                ahead.session.opening.append(ahead.mark)
             if now - self.stored > self.settings.lease / 2:
                 # This process stood still; the item may be another's by now. Look again.
                 ahead.session.stale = True
@@ -230,7 +237,7 @@ class Core(Generic[L]):
                 if ahead.session is not session or ahead.life != life:
                     break
                 popped.append(self.buffer.popleft())
-            session.opening.extend((ahead.kind, ahead.tag) for ahead in popped[1:])
+            session.opening.extend([ahead.mark for ahead in popped[1:]])
         return popped
 
     def moved_many(self, popped: Sequence[Ahead[L]]) -> None:
@@ -244,13 +251,13 @@ class Core(Generic[L]):
 
     def moved(self, ahead: Ahead[L]) -> None:
         """What `pop_ahead` returned was handed out, given back, or is to be looked for again."""
-        ahead.session.opening.remove((ahead.kind, ahead.tag))
+        ahead.session.opening.remove(ahead.mark)
 
     def on_the_way(self, session: Session[L]) -> list[tuple[str, bytes]]:
         """Kind and tag of the items of a session that were fetched and not yet handed out."""
         with self._moving:
             waiting = [
-                (one.kind, one.tag)
+                one.mark
                 for one in self.buffer
                 if one.session is session and one.life == session.life
             ]
@@ -259,7 +266,7 @@ class Core(Generic[L]):
     def store_ahead(self, session: Session[L], kind: str, items: Iterable[bytes]) -> None:
         """Keep items for the calls that follow."""
         life, tag_of = session.life, digest if self.raw else envelope.message_id
-        self.buffer.extend([Ahead(session, life, kind, tag_of(item), item) for item in items])
+        self.buffer.extend([Ahead(session, life, (kind, tag_of(item)), item) for item in items])
         self.popped = self.stored = time.monotonic()
 
     def unsettled(self, *, but: Session[L]) -> bool:

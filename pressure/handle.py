@@ -20,6 +20,7 @@ from pressure.core import Core
 from pressure.driver import resumed, run
 from pressure.errors import PressureError, ServerRefusedError
 from pressure.link import Link
+from pressure.prefetch import Prefetch
 from pressure.protocol import Command
 from pressure.requests import Flow
 from pressure.session import Session
@@ -47,6 +48,7 @@ class Handle:
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
+        self.prefetch = Prefetch(self.core, self)
         self._renew_at = 0.0
         self._reached = False
 
@@ -142,13 +144,16 @@ class Handle:
     def maintain(self, now: float) -> float:
         """Do what is due, and say when to be called again (`pressure.keeper.Kept`)."""
         core = self.core
+        self.prefetch.finish_late(now, keeper.TICK / 2)
         # Nor may a slow consumer sit on a batch, however steadily it draws on it.
         if core.buffer and now - min(core.popped, core.stored + keeper.TICK) >= keeper.TICK:
             self.give_back_ahead()
         self._look_after(self._idle(now), self._settle)
         with self._lock:
-            active = bool(self.core.buffer) or any(
-                session.pending or session.stale for session in self._consumers
+            active = (
+                bool(core.buffer)
+                or self.prefetch.under_way
+                or any(session.pending or session.stale for session in self._consumers)
             )
             # Sessions in use may leave something behind when they are released, which wakes us.
         if self.core.consumers():
@@ -198,6 +203,7 @@ class Handle:
 
     def flush_idle(self) -> None:
         """Send what waits in all sessions that nobody is using."""
+        self.prefetch.finish()
         due = self._borrow(lambda session: bool(session.pending) and not session.stale)
         self._look_after(due, self.flush)
 
@@ -215,6 +221,7 @@ class Handle:
 
     def forget_queue(self) -> None:
         """The queue was deleted: nothing of it is left at the server."""
+        self.prefetch.finish(0.0)
         self.core.generation = b""
         self.core.buffer.clear()
         for session in self._borrow(lambda session: True):
@@ -260,6 +267,7 @@ class Handle:
     def disconnect(self) -> None:
         """Acknowledge, give back and sign off, then close all idle connections."""
         away = False
+        self.prefetch.finish(0.0)
         if self.core.buffer:
             try:
                 self.give_back_ahead()

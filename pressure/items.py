@@ -234,8 +234,8 @@ def gather(
                     break
                 fetched_ahead = fetched.ahead
                 if fetched.obj is not SKIPPED:
-                    one = Ahead(session, session.life, fetched.kind, fetched.tag, b"")
-                    session.opening.append((fetched.kind, fetched.tag))
+                    one = Ahead(session, session.life, (fetched.kind, fetched.tag), b"")
+                    session.opening.append(one.mark)
                     found.append((one, fetched.obj))
     except PayloadError:
         raise

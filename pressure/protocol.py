@@ -156,6 +156,7 @@ class Protocol:
         blocked: bool = True,
         count: int,
         ahead: bool = False,
+        early: bool = False,
         ttl_ms: int = 0,
         waiter: str = "",
         number: int = 0,
@@ -170,7 +171,7 @@ class Protocol:
                 lease_ms,
                 ("1" if blocked else "2") if known else "",
                 count,
-                "1" if ahead else "",
+                "2" if early else "1" if ahead else "",
                 self._raw,
                 ttl_ms,
                 waiter,
@@ -232,11 +233,8 @@ class Protocol:
         return self._script("settle", words, repeatable=not size, taken=taken)
 
     def ack(self, consumer: bytes, acks: Acks, number: int = 0) -> Command:
-        return self._script(
-            "ack",
-            (consumer, number, self._raw, acks.kinds, *acks.tags),
-            taken=self.keys.taken(consumer),
-        )
+        args: list[Word] = [consumer, number, self._raw, acks.kinds, *acks.tags]
+        return self._script("ack", args, taken=self.keys.taken(consumer))
 
     def give_back(
         self, consumer: bytes, tags: Sequence[bytes], *, charge: bool, ahead: bool = False
@@ -256,11 +254,8 @@ class Protocol:
     def leave(
         self, consumer: bytes, producer: bytes, acks: Acks = NOTHING, number: int = 0
     ) -> Command:
-        return self._script(
-            "leave",
-            (consumer, producer, number, self._raw, acks.kinds, *acks.tags),
-            taken=self.keys.taken(consumer),
-        )
+        args: list[Word] = [consumer, producer, number, self._raw, acks.kinds, *acks.tags]
+        return self._script("leave", args, taken=self.keys.taken(consumer))
 
     # Leases
 

@@ -126,7 +126,7 @@ class Taker:
         try:
             obj = self._read(ahead)
             if obj is not items.SKIPPED:
-                ahead.session.pending.append((ahead.kind, ahead.tag))
+                ahead.session.pending.append(ahead.mark)
         finally:
             core.moved(ahead)
         self._handle.keep_up()
@@ -145,7 +145,7 @@ class Taker:
                     continue
                 if obj is not items.SKIPPED:
                     objects.append(obj)
-                    done.append((ahead.kind, ahead.tag))
+                    done.append(ahead.mark)
             session.pending.extend(done)
         except BaseException:
             # None of them is acknowledged: the session's next use finds them.

@@ -2,18 +2,19 @@
 -- Acknowledge what the consumer is done with, and move up to `count` of the oldest items into its
 -- taken list. Finding nothing, register the caller as about to block.
 -- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs producer producers paused resumed
--- ARGV  generation consumer client lease_ms known ("1": it has taken before, "2": and is not registered as blocked) count ahead ("1": items after the first are fetched ahead) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before, "2": and is not registered as blocked) count ahead ("1": items after the first are fetched ahead, "2": the first as well) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
 -- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {EMPTY, expired, 0, 1} (paused) | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
   taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs,
   producer, producers, paused, resumed = unpack(KEYS)
 local expected, id, client, lease_ms, known, count, ahead, raw, ttl_ms, waiter, number, kinds =
-  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '', tonumber(ARGV[6]), ARGV[7] == '1',
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '', tonumber(ARGV[6]), ARGV[7] ~= '',
   ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11]), ARGV[12]
+local wanted = ARGV[7] == '2' and 0 or 1  -- how many items somebody waits for
 local FIRST = 13
 
 local limit, current, pausing, last_client = unpack(call('MGET', bound, generation, paused, consumer))
-if ARGV[5] == '2' and count == 1 and not raw and ttl_ms == 0 and (kinds == '' or kinds == 'g')
+if ARGV[5] == '2' and count == 1 and wanted == 1 and not raw and ttl_ms == 0 and (kinds == '' or kinds == 'g')
   and limit and current == expected and not pausing and call('ZSCORE', leases, id) then
   -- One item, with at most one to acknowledge: done most often, and needs no functions.
   local item = call('LMOVE', base, taken, 'RIGHT', 'LEFT')
@@ -59,16 +60,16 @@ if call('LLEN', consumer_free) == 0 then
   if made_room then restore_room(base, bound, prefetched, not_full, room) end
   return {IN_USE, call('GET', consumer) or ''}
 end
-if ahead and count > 1 then
+if ahead and count > wanted then
   -- Fetching ahead must not starve whoever waits, nor leave nothing for who comes next, nor make
   -- room for a 0.15 producer, who sees only the list's length. (Our names end in pid and thread.)
   if call('HLEN', waiters) > 0 or raw and tonumber(limit) > 0
     and not string.find(call('GET', producer) or '', ':%d+:%d+$') then
-    count = 1
+    count = wanted
   else
     local length = call('LLEN', base)
     if call('ZCARD', leases) > 1 then length = length / 2 end
-    count = math.min(count, math.max(1, math.ceil(length) - 1))
+    count = math.min(count, math.max(wanted, math.ceil(length) - 1))
   end
 end
 local items = count > 0 and not pausing and call('RPOP', base, count) or {}
@@ -94,10 +95,10 @@ local held = push(taken, items, false)
 if ttl_ms > 0 and held == #items then expire(ttl_ms, taken) end
 local bytes = 0
 for i = 1, #items do bytes = bytes + #items[i] end
-if ahead and #items > 1 then
-  call('HINCRBY', prefetched, '*', #items - 1)
+if ahead and #items > wanted then
+  call('HINCRBY', prefetched, '*', #items - wanted)
   if ttl_ms > 0 then call('PEXPIRE', prefetched, ttl_ms) end
-  call('HINCRBY', prefetched, id, #items - 1)
+  call('HINCRBY', prefetched, id, #items - wanted)
 end
 local consumed = call('INCRBY', consumed_messages, #items)
 call('INCRBY', consumed_bytes, bytes)

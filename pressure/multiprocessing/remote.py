@@ -157,11 +157,17 @@ class Remote:
         A fast consumer fetches several at a time; what it doesn't use is given back within 100 ms.
         Raises `QueueEmptyError`.
         """
-        core = self.core
+        core, prefetch = self.core, self.handle.prefetch
         while True:
+            if len(core.buffer) <= prefetch.at:
+                prefetch.ask(self._pace.next_count())
             ahead = core.pop_ahead()
             if ahead is not None:
                 obj = self._hand_out(ahead)
+            elif prefetch.under_way:
+                if prefetch.finish(until):
+                    self._pace.fetched()
+                continue
             elif self._expects_to_wait:
                 obj = self._wait(until)
             else:
@@ -170,17 +176,18 @@ class Remote:
                 return obj
 
     def _hand_out(self, ahead: Ahead[Link]) -> Any:
+        session, _, mark, item = ahead
         try:
-            obj = self._open(ahead.session, ahead.tag, ahead.item)
+            obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:
-                ahead.session.pending.append((ahead.kind, ahead.tag))
+                session.pending.append(mark)
         except PayloadError:
             raise
         except BaseException:
-            ahead.session.stale = True
+            session.stale = True
             raise
         finally:
-            self.core.moved(ahead)
+            session.opening.remove(mark)
         if not self.core.buffer:
             self.handle.keep_up()
         return obj
@@ -196,6 +203,7 @@ class Remote:
                 raise QueueEmptyError(core.name)
             if fetched.ahead:
                 self._pace.fetched()
+                handle.prefetch.stored()
             self._expects_to_wait = not fetched.ahead
             if fetched.obj is not items.SKIPPED:
                 session.pending.append((fetched.kind, fetched.tag))
@@ -269,7 +277,7 @@ class Remote:
         it: `enough` is the length about which the caller wants to know whether it is reached.
         """
         until = time.monotonic() + CERTAINTY
-        if any(session.pending for session in self.core.sessions):
+        if self.handle.prefetch.under_way or any(session.pending for session in self.core.sessions):
             self.handle.flush_idle()
         while True:
             reply: Any = self.handle.ask(self.core.protocol.size())

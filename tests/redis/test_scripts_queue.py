@@ -169,6 +169,23 @@ class TestTake:
         s.put(*(b"%d" % number for number in range(10)))
         assert len(s.take(count=8, ahead=True)[1:]) == 1
 
+    def test_asking_early_takes_what_can_be_spared(self, s: Scripts) -> None:
+        s.create(10)
+        s.put(*(b"%d" % number for number in range(10)))
+        first = s.take(count=1)[1:]
+        items = s.take(known=True, count=4, early=True, acks=s.acks("g", first))[1:]
+        assert s.bodies(items) == [b"1", b"2", b"3", b"4"]
+        assert s.ahead() == s.ahead(b"consumer") == 4, "nobody waits for the first"
+        assert s.put(b"x", b"y")[:2] == [OK, 1]
+        s.take(b"waiting", count=0, waiter="7@run")
+        acks = s.acks("a", items)
+        assert s.take(known=True, count=4, early=True, acks=acks) == [Status.EMPTY, 0, 0]
+        assert s.held() == []
+        s.take(b"waiting", known=True, count=0, waiter="-")
+        while s.length() > 1:
+            s.take(b"waiting", known=True)
+        assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "the last is left"
+
     def test_a_0_15_consumer_holds_the_role(self, s: Scripts) -> None:
         s.create()
         s.put(b"a")

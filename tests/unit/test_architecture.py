@@ -75,6 +75,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "lease",
             "letters",
             "pace",
+            "prefetch",
             "stats",
             "taker",
             "tending",

@@ -1,0 +1,159 @@
+"""Items that are asked for while the caller is still busy with those before.
+
+A consumer in a hot loop fetches a batch at a time. Without this it would stand still while the
+server puts the next batch together, and the server while the consumer works. Here the request for
+the next batch, which acknowledges what was handed out so far, is sent in the middle of one, and its
+reply is read when that is used up. All that comes this way counts as fetched ahead, and goes back
+like everything else that is not used: the keeper reads what nobody else does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, NamedTuple, Protocol
+
+from pressure.core import Core
+from pressure.errors import PressureError
+from pressure.link import Link
+from pressure.protocol import Acks, Status
+from pressure.retry import Broken
+from pressure.session import Session
+
+__all__ = ["Prefetch"]
+
+LEAST = 16
+"""Smaller batches are not worth two requests under way."""
+LAST_TRY = 1.0
+"""How long a reply is waited for at least, even if the caller's deadline has passed."""
+
+
+class _Sessions(Protocol):
+    """Where sessions are borrowed (`pressure.handle.Handle`)."""
+
+    def acquire(self, *, taking: bool = ...) -> Session[Link]: ...
+
+    def release(self, session: Session[Link]) -> None: ...
+
+
+class _Asked(NamedTuple):
+    """A request that is under way, over a session that is borrowed until the reply is read."""
+
+    session: Session[Link]
+    number: int
+    acks: Acks
+    at: float
+
+
+class Prefetch:
+    """At most one request of a handle for items before they are needed. Thread-safe."""
+
+    def __init__(self, core: Core[Link], sessions: _Sessions) -> None:
+        self._core = core
+        self._sessions = sessions
+        self._lock = threading.Lock()
+        self._asked: _Asked | None = None
+        self.at = -1
+        """With so few items left in the buffer, it is time to ask for more; -1: never."""
+
+    @property
+    def under_way(self) -> bool:
+        return self._asked is not None
+
+    def stored(self) -> None:
+        """A batch has come, of which nothing was handed out yet."""
+        left = len(self._core.buffer)
+        self.at = left - left // 4 if left >= LEAST else -1
+
+    def ask(self, count: int) -> None:
+        """Ask for up to `count` items, unless that is under way, or no session is fit for it."""
+        if self._asked is not None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self.at = -1
+            session = self._sessions.acquire(taking=True)
+            try:
+                if session.known and not (session.stale or session.waiting):
+                    self._send(session, count)
+            finally:
+                if self._asked is None:
+                    self._sessions.release(session)
+        finally:
+            self._lock.release()
+
+    def _send(self, session: Session[Link], count: int) -> None:
+        core = self._core
+        acks = session.collect()
+        # Raw items may be alike: that their acknowledgement was carried out shows in no list.
+        number = session.next_number() if acks.tags and core.raw else 0
+        try:
+            command = core.protocol.take(
+                core.generation,
+                session.consumer,
+                core.client,
+                lease_ms=core.lease_ms,
+                known=True,
+                blocked=False,
+                count=count,
+                early=True,
+                ttl_ms=core.ttl_ms,
+                number=number,
+                acks=acks,
+            )
+            session.link.send(command)
+            self._asked = _Asked(session, number, acks, time.monotonic())
+        except (Broken, PressureError):
+            session.doubt(number, acks)
+        except BaseException:
+            session.link.close()
+            session.doubt(number, acks)
+            raise
+
+    def finish(self, until: float | None = None) -> bool:
+        """Read the reply, if one is under way. Returns whether items have come, which are in the
+        core's buffer then. Trouble is left to the session's next use.
+
+        `until` (monotonic; None: the connection's time-out) is stretched to a second from now.
+        """
+        if not self.under_way:
+            return False
+        patience = None if until is None else max(until, time.monotonic() + LAST_TRY)
+        with self._lock:
+            asked = self._asked
+            if asked is None:
+                # Another thread was quicker.
+                return bool(self._core.buffer)
+            session = asked.session
+            try:
+                return self._accept(session, session.link.receive(patience))
+            except (Broken, TimeoutError, PressureError):
+                session.link.close()
+                session.doubt(asked.number, asked.acks)
+                return False
+            except BaseException:
+                session.link.close()
+                session.doubt(asked.number, asked.acks)
+                raise
+            finally:
+                self._asked = None
+                self._sessions.release(session)
+
+    def finish_late(self, now: float, patience: float) -> None:
+        """`finish` what nobody has wanted for so long (seconds)."""
+        asked = self._asked
+        if asked is not None and now - asked.at >= patience:
+            self.finish(now)
+
+    def _accept(self, session: Session[Link], reply: Any) -> bool:
+        core = self._core
+        status = reply[0]
+        if status == Status.OK:
+            core.store_ahead(session, "a", reply[1:])
+            self.stored()
+            return True
+        if status == Status.LOST:
+            core.forfeited += 1
+        if status in (Status.LOST, Status.AGAIN, Status.ABSENT):
+            session.reset()
+        # If the queue is empty, closed, or in use, who asks next hears of it.
+        return False
