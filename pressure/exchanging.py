@@ -17,6 +17,9 @@ from pressure.session import MARK, Session
 
 __all__ = ["await_one", "exchange", "let_go", "release", "wait_for_one"]
 
+LONG_SLICE = 3.0
+"""The longest block at the server (seconds) of those who exchange: there may be many who idle."""
+
 
 def exchange(
     core: Core[Any],
@@ -159,11 +162,11 @@ def release(session: Session[Any], tag: bytes) -> None:
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:
     """Block for one item. What `settle` does for it is left to the next `exchange`, which comes
     soon: until then no room is signalled. If the lease was lost, its outcome will be dropped."""
-    left = flows.SLICE if until is None else until - time.monotonic()
+    left = LONG_SLICE if until is None else until - time.monotonic()
     if left < flows.TINY:
         yield Sleep(max(0.0, left))
         return None
-    seconds = min(flows.SLICE, left + 0.1)
+    seconds = min(LONG_SLICE, left + 0.1)
     try:
         command = core.protocol.blocking_take(session.consumer, seconds)
         then = flows.taken_expires(core, session)

@@ -23,8 +23,9 @@ from pressure.racing import Race
 
 __all__ = ["QUIET", "Claimant", "Claims", "OneQueue", "next_count", "settle"]
 
-BATCH_SECONDS = 0.010
-"""How much work a worker claims at once."""
+BATCH_SECONDS = 0.025
+"""How much work a worker claims at once. Of tasks that take 10 ms it has two in hand, so that it
+works while the next come; what waits behind a long one goes back."""
 RECENT = 0.010
 """A queue that was empty so long ago (seconds) is not asked again while another has tasks."""
 QUIET = 1.0
