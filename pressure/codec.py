@@ -8,11 +8,11 @@ refused. The signature is checked before anything is unpickled.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hmac import compare_digest as _same
 from typing import Any, Protocol
 
 import cloudpickle
@@ -37,6 +37,7 @@ RAW = "raw"
 _MAC_BYTES = 16
 _DERIVATION = b"pressure derived"
 _PROTOCOL = 5
+_HEADER_BYTES = envelope.HEADER_BYTES
 _PARTS = struct.Struct(">HHQ16s16s")
 
 
@@ -154,7 +155,7 @@ class Seal:
         """Raise `BadSignature` unless all that passed by is what was signed."""
         if self._state is None:
             return
-        if not hmac.compare_digest(self._state.digest(), self._item.mac):
+        if not _same(self._state.digest(), self._item.mac):
             raise BadSignature("its signature is wrong: it was altered, or is another queue's")
 
 
@@ -233,11 +234,11 @@ class Codec:
         """The body of an item like those of `pack_plain`; None for any other, good or bad."""
         if not (item.startswith(self._fresh) and item.startswith(self._key_id, 46)):
             return None
-        body = item[envelope.HEADER_BYTES :]
+        body = item[_HEADER_BYTES:]
         if self._state is not None:
             state = self._state.copy()
             state.update(self._prefix + item[14:46] + body)
-            if not hmac.compare_digest(state.digest(), item[50 : envelope.HEADER_BYTES]):
+            if not _same(state.digest(), item[50:_HEADER_BYTES]):
                 return None
         return body
 
@@ -257,15 +258,15 @@ class Codec:
     def open_record(self, item: bytes) -> tuple[int, int, int, bytes, bytes, bytes] | None:
         """The parts of an item like those of `pack_record`: the most deliveries, those so far, the
         server's time, its id, its client's, and its body. None for any other, good or bad."""
-        if item[:2] != self._start or item[46:50] != self._key_id:
+        if not (item.startswith(self._start) and item.startswith(self._key_id, 46)):
             return None
-        if len(item) < envelope.HEADER_BYTES:
+        if len(item) < _HEADER_BYTES:
             return None
-        body = item[envelope.HEADER_BYTES :]
+        body = item[_HEADER_BYTES:]
         if self._state is not None:
             state = self._state.copy()
             state.update(item[:4] + item[14:46] + body)
-            if not hmac.compare_digest(state.digest(), item[50 : envelope.HEADER_BYTES]):
+            if not _same(state.digest(), item[50:_HEADER_BYTES]):
                 return None
         most, deliveries, put_ms, message_id, client_id = _PARTS.unpack_from(item, 2)
         return most, deliveries, put_ms, message_id, client_id, body

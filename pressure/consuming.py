@@ -21,7 +21,14 @@ from pressure.exchanging import await_one, exchange, let_go, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys
 from pressure.link import Link
-from pressure.parcels import Delivery, Record, open_item, pack, quickly_opened
+from pressure.parcels import (
+    Delivery,
+    Record,
+    open_item,
+    pack,
+    quickly_opened,
+    quickly_opened_all,
+)
 from pressure.protocol import Command, Outcome
 from pressure.replies import reply_core
 from pressure.requests import Flow
@@ -129,9 +136,9 @@ class Consumer:
     def _opened(self, items: Sequence[bytes]) -> Flow[list[Delivery]]:
         deliveries = []
         try:
-            for item in items:
-                delivery = quickly_opened(self._core, item)
-                deliveries.append(delivery or (yield from open_item(self._core, item)))
+            for item, opened in zip(items, quickly_opened_all(self._core, items), strict=True):
+                # Generators cost more than what they mostly do here.
+                deliveries.append(opened or (yield from open_item(self._core, item)))
         except BaseException:
             let_go(self._session, items)
             raise

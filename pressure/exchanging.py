@@ -82,8 +82,7 @@ def exchange(
             session.known = True
             session.moved = 0
             core.looked = time.monotonic()
-            for outcome in outcomes:
-                release(session, outcome[0])
+            _release_all(session, [outcome[0] for outcome in outcomes])
             outcomes = ()
             if status == Status.EMPTY:
                 session.paused = bool(reply[3:])
@@ -157,6 +156,16 @@ def release(session: Session[Any], tag: bytes) -> None:
     count, marks = session.leased.pop(tag, 0), session.marks.pop(tag, ())
     if count > 1:
         session.leased[tag], session.marks[tag] = count - 1, marks[1:]
+
+
+def _release_all(session: Session[Any], tags: list[bytes]) -> None:
+    if len(tags) == len(session.leased) and session.leased == dict.fromkeys(tags, 1):
+        # All that it held, as it mostly is.
+        session.leased.clear()
+        session.marks.clear()
+        return
+    for tag in tags:
+        release(session, tag)
 
 
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:

@@ -10,14 +10,16 @@ from pressure.commands import Command, Word
 
 __all__ = ["packed", "packed_in_pieces", "quickly_packed"]
 
+_TEXT = frozenset((bytes, str))
+
 
 def packed(words: tuple[Word, ...]) -> bytes:
     """The bytes of a command of these words."""
     # hiredis asks a number for its text. If a signal's handler raises in that moment, as that of
     # Ctrl-C does, the process crashes: so it gets no numbers. And it takes no bytearray.
-    plain: tuple[Any, ...] = tuple(
-        [word if type(word) is bytes or type(word) is str else _plain(word) for word in words]
-    )
+    plain: tuple[Any, ...] = words
+    if not _TEXT.issuperset(map(type, words)):
+        plain = tuple([word if type(word) in _TEXT else _plain(word) for word in words])
     command: bytes = hiredis.pack_command(plain)
     return command
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = [
     "open_item",
     "pack",
     "quickly_opened",
+    "quickly_opened_all",
     "quickly_packed",
     "store",
     "unstore",
@@ -78,6 +79,22 @@ def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
         return None
     most, deliveries, put_ms, message_id, client_id, body = parts
     return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False))
+
+
+def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery | None]:
+    """The same for several items."""
+    codec, most_bytes = core.codec, core.most_bytes
+    assert codec is not None
+    open_record = codec.open_record
+    opened: list[Delivery | None] = []
+    for item in items:
+        parts = open_record(item)
+        if parts is None or len(item) > most_bytes:
+            opened.append(None)
+            continue
+        most, deliveries, put_ms, message_id, client_id, body = parts
+        opened.append(_delivery((message_id, client_id, body, deliveries, most, put_ms, "", False)))
+    return opened
 
 
 def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:

@@ -198,20 +198,21 @@ class Protocol:
         moved: int = 0,
     ) -> Command:
         pairs: dict[bytes, bytes] = {}
+        last, number = None, _NO_REPLY
         reply_keys: list[bytes] = []
         numbers: list[bytes] = []
         tags: list[bytes] = []
         values: list[bytes] = []
         reasons: list[int | str] = []
         for index, (tag, reply, value, reason) in enumerate(outcomes, 1):
-            if reply is None:
-                numbers.append(_NO_REPLY)
-            else:
-                number = pairs.get(reply.base)
-                if number is None:
+            if reply is not last:
+                # Mostly there is one for all.
+                last = reply
+                number = _NO_REPLY if reply is None else pairs.get(reply.base, b"")
+                if reply is not None and not number:
                     number = pairs[reply.base] = (len(pairs) + 1).to_bytes(2, "big")
                     reply_keys += (reply.base, reply.bound, reply.blobs, reply.uploads)
-                numbers.append(number)
+            numbers.append(number)
             tags.append(tag)
             values.append(value)
             if reason:

@@ -25,16 +25,19 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerUnavailableError,
 )
-from pressure.executor import pickling
-from pressure.executor.answers import Needed, PendingTask, finish, fresh, settle, start
+from pressure.executor.answers import PendingTask, finish, fresh, settle, start
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.options import Options
-from pressure.executor.records import Answer, Kind, pack_task, unpack_answer
+from pressure.executor.packer import TaskPacker
+from pressure.executor.records import (
+    Answer,
+    Kind,
+    unpack_answer,
+)
 from pressure.executor.recovery import Recovery
-from pressure.executor.repeats import Arguments
 from pressure.executor.retries import Retries
 from pressure.executor.sending import Sender
 from pressure.executor.sharing import Shelf
@@ -76,10 +79,9 @@ class Dispatcher:
         self._channel = channel
         self._reply = channel.reply_channel()
         self._tender = Tender(self._reply.handle)
-        self._packer = pickling.FunctionPacker(same_main=same_main)
         self._stored: set[bytes] = set()
         self.shelf = Shelf(self._reply, self._stored, same_main=same_main)
-        self._arguments = Arguments(self.shelf)
+        self._packer = TaskPacker(self.shelf, same_main=same_main)
         self.tally = Tally()
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
@@ -134,18 +136,7 @@ class Dispatcher:
         task_id = self._prefix + next(self._numbers).to_bytes(8, "big")
         future = self._future_type(task_id, self)
         try:
-            packed = self._packer.pack(function)
-            limits = None if options.timeout is None else (options.timeout, options.grace)
-            needs: tuple[Needed, ...] = (packed,) if packed.stored else ()
-            arguments, shared = self._arguments.pack(args, kwargs)
-            needs += shared
-            body = pack_task(
-                packed.reference,
-                arguments,
-                stored=packed.stored,
-                limits=limits,
-                capture=options.capture_output,
-            )
+            body, needs = self._packer.pack(function, args, kwargs, options)
             self._channel.core.check_size(body)
         except KeyboardInterrupt:
             raise
@@ -156,13 +147,14 @@ class Dispatcher:
             future.set_exception(exc.with_traceback(traceback and traceback.tb_next))
             return future
         task = PendingTask(future, body, options, needs)
-        if self._sender.submit(task_id, task):
+        ledger = self.ledger
+        if ledger.idle and self._sender.submit(task_id, task):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
-        may_wait = threading.current_thread() not in self._threads
-        if not self.ledger.add(task_id, task, may_wait=may_wait):
-            if self.ledger.failure is not None:
-                raise fresh(self.ledger.failure)
+        may_wait = ledger.limited and threading.current_thread() not in self._threads
+        if not ledger.add(task_id, task, may_wait=may_wait):
+            if ledger.failure is not None:
+                raise fresh(ledger.failure)
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
 
@@ -233,19 +225,20 @@ class Dispatcher:
     def _resolve(self, deliveries: Sequence[Delivery]) -> list[bytes]:
         """Resolve futures by what has come; returns the ids of that, for its acknowledgement."""
         answers = [_read(delivery) for delivery in deliveries]
-        acks = [delivery.id for delivery in deliveries]
+        acks = [delivery[0] for delivery in deliveries]
         finished: list[tuple[PendingTask, Answer | str]] = []
-        ledger = self.ledger
+        ledger, ending = self.ledger, self._ending
         tasks, sent = ledger.tasks, ledger.sent
         with ledger.condition:
             for task_id, delivery, answer in zip(acks, deliveries, answers, strict=True):
-                if len(delivery.body) > HEAVY:
+                if len(delivery[2]) > HEAVY:
                     self._heavy = True
                 task = tasks.get(task_id)
                 if task is None:
                     continue
-                if isinstance(answer, str) or answer.kind < _STARTED:
-                    self._ending.over(task_id)
+                if isinstance(answer, str) or answer[0] < _STARTED:
+                    if ending.heeds:
+                        ending.over(task_id)
                     sent.discard(task_id)
                     if not task.options.retries:
                         del tasks[task_id]

@@ -67,12 +67,16 @@ class Ending:
                 return future.cancelled() or isinstance(future.exception(), TaskTerminatedError)
         return True
 
+    @property
+    def heeds(self) -> bool:
+        """Whether it is to be told of the ends of tasks."""
+        return bool(self._supervisors or self._wanted)
+
     def over(self, task_id: bytes) -> None:
         """The task is done."""
-        if self._supervisors or self._wanted:
-            with self._lock:
-                self._supervisors.pop(task_id, None)
-                self._wanted.pop(task_id, None)
+        with self._lock:
+            self._supervisors.pop(task_id, None)
+            self._wanted.pop(task_id, None)
 
     def send(self) -> None:
         """Send the orders that are due."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from pressure.channel import Record
 from pressure.executor.answers import Needed, PendingTask
@@ -19,6 +20,9 @@ __all__ = ["Batch", "Ledger"]
 
 
 BATCH_BYTES = 4 * 1024 * 1024
+
+# Quicker than the class itself, for what is made for each task.
+_record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)
 
 
 class Batch(NamedTuple):
@@ -36,6 +40,7 @@ class Ledger:
         self._window = window
         self._most = most
         self._max_pending = max_pending
+        self.limited = max_pending is not None
         lock = self._lock = threading.Lock()
         self.condition = threading.Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
@@ -48,7 +53,8 @@ class Ledger:
         self.finishing = False
         self.failure: BaseException | None = None
         self._unsent: deque[bytes] = deque()
-        self._idle = False
+        self.idle = False
+        """Whether the sender waits for something to do."""
         self._recalls = 0
 
     def is_done(self) -> bool:
@@ -63,22 +69,22 @@ class Ledger:
             if self._max_pending is not None and may_wait:
                 while len(self.tasks) >= self._max_pending and not self._is_over():
                     self._room.wait()
-            if self._is_over():
+            if self.finishing or self.failure is not None:
                 return False
             self.tasks[task_id] = task
             self._unsent.append(task_id)
-            if self._idle:
-                self._idle = False
+            if self.idle:
+                self.idle = False
                 self.condition.notify_all()
             return True
 
     def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
         """Have a task sent by the caller, who says `delivered`. None if the sender is busy, or if
         `few` or more are outstanding: then nothing was added."""
-        if not self._idle:
+        if not self.idle:
             return None
         with self._lock:
-            if not self._idle or self._unsent or self._recalls or len(self.sent) >= few:
+            if not self.idle or self._unsent or self._recalls or len(self.sent) >= few:
                 return None
             if self._is_over() or task.needs or len(self.sent) >= self._window:
                 return None
@@ -95,7 +101,7 @@ class Ledger:
         """What is to be sent next, once there is something; None at the end."""
         with self.condition:
             while True:
-                self._idle = False
+                self.idle = False
                 if self.is_done():
                     return None
                 room = min(self._most, self._window - len(self.sent))
@@ -104,7 +110,7 @@ class Ledger:
                     if batch.records:
                         return batch
                     continue
-                self._idle = True
+                self.idle = True
                 self.condition.wait()
 
     def _take(self, room: int) -> Batch:
@@ -117,8 +123,9 @@ class Ledger:
             task = self.tasks.get(task_id)
             if task is not None:
                 size += len(task.record)
-                records.append(Record(task_id, task.record, task.options.max_deliveries))
-                needs += task.needs
+                records.append(_record((task_id, task.record, task.options.max_deliveries)))
+                if task.needs:
+                    needs += task.needs
                 self.sent.add(task_id)
                 self.sending.add(task_id)
         return Batch(records, needs, self.losses)
@@ -221,7 +228,7 @@ class Ledger:
         with self.condition:
             if task_id in self.tasks and task_id not in self.sent:
                 self._unsent.append(task_id)
-                self._idle = False
+                self.idle = False
                 self.condition.notify_all()
 
     def take(self, task_id: bytes) -> PendingTask | None:
@@ -230,8 +237,8 @@ class Ledger:
         return self.tasks.pop(task_id, None)
 
     def settled(self) -> None:
-        if self._idle and (self._unsent or (self.finishing and not self.tasks)):
-            self._idle = False
+        if self.idle and (self._unsent or (self.finishing and not self.tasks)):
+            self.idle = False
             self.condition.notify_all()
         if self._max_pending is not None:
             self._room.notify_all()
@@ -264,7 +271,7 @@ class Ledger:
                 ]
             finally:
                 self._recalls -= 1
-                self._idle = False
+                self.idle = False
                 self.condition.notify_all()
                 self._room.notify_all()
             return taken, sent

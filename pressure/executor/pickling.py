@@ -119,10 +119,12 @@ def dumps_result(obj: Any) -> bytes | Packed:
 class PackedFunction:
     """A function as it travels: its pickle, or the digest under which that is stored."""
 
-    __slots__ = ("data", "digest", "stored")
+    __slots__ = ("data", "digest", "head", "stored")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.head = b""
+        """How its tasks begin, once that is known."""
         self.stored = len(data) > INLINE_BYTES
         self.digest = (
             hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest() if self.stored else b""

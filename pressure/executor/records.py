@@ -16,7 +16,20 @@ from typing import Any, NamedTuple
 from pressure.content import Buffer, Content
 from pressure.executor.payloads import Packed, joined
 
-__all__ = ["Answer", "Kind", "Task", "pack_answer", "pack_task", "unpack_answer", "unpack_task"]
+__all__ = [
+    "SHORT",
+    "Answer",
+    "Kind",
+    "Task",
+    "pack_answer",
+    "pack_task",
+    "task_head",
+    "unpack_answer",
+    "unpack_task",
+]
+
+SHORT = 4096
+"""Of arguments up to this size a task is made by `task_head`."""
 
 STORED = 0x01
 """Flag of a task: the function lies beside the client's reply queue; its digest travels."""
@@ -34,6 +47,8 @@ NO_ARGUMENTS = pickle.dumps(((), {}), 5)
 _TASK = struct.Struct(">BH")
 _LIMITS = struct.Struct(">dd")
 _ANSWER = struct.Struct(">BHddB")
+_ANSWER_BYTES = _ANSWER.size
+_TASK_BYTES = _TASK.size
 _LENGTH = struct.Struct(">I")
 
 
@@ -94,18 +109,26 @@ def pack_task(
     return joined(header + function, arguments)
 
 
+def task_head(function: bytes, *, stored: bool) -> bytes:
+    """How a task without options begins, whose arguments are short: these follow."""
+    return _TASK.pack(STORED if stored else 0, len(function)) + function
+
+
 def unpack_task(body: Buffer) -> Task:
     """Raises `ValueError` if the body is no task."""
     try:
         flags, length = _TASK.unpack_from(body)
-        start, limits = _TASK.size, None
+        start, limits = _TASK_BYTES, None
         if flags & LIMITED:
             limits = _LIMITS.unpack_from(body, start)
             start += _LIMITS.size
     except struct.error as exc:
         raise ValueError("it is no task record") from exc
     end = start + length
-    return _task((flags, bytes(body[start:end]), body[end:], limits))
+    function = body[start:end]
+    if type(function) is not bytes:
+        function = bytes(function)
+    return _task((flags, function, body[end:], limits))
 
 
 def pack_answer(
@@ -131,8 +154,10 @@ def unpack_answer(body: Buffer) -> Answer:
         kind, deliveries, started, finished, length = _ANSWER.unpack_from(body)
     except struct.error as exc:
         raise ValueError("it is no answer record") from exc
-    start = _ANSWER.size + length
-    worker = bytes(body[_ANSWER.size : start])
+    start = _ANSWER_BYTES + length
+    worker = body[_ANSWER_BYTES:start]
+    if type(worker) is not bytes:
+        worker = bytes(worker)
     if kind < OUTPUT:
         return _answer((kind, deliveries, started, finished, worker, body[start:], b""))
     try:
