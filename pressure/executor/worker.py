@@ -338,7 +338,7 @@ class Worker:
         else:
             kind, payload = pack_result(result)
             del result
-        if sealed and kind != Kind.RESULT:
+        if sealed and kind is not Kind.RESULT:
             self._notes.failed()
         output = function.output if type(function) is Captured else b""
         outcome = verdict(delivery, kind, payload, self._name, started, output)
