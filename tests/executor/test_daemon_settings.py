@@ -193,7 +193,7 @@ def test_each_line_of_the_log_can_be_json(
     with pytest.raises(WorkerLostError, match="last words"):
         poison.result(WAIT)
     program.process.send_signal(signal.SIGUSR1)
-    assert eventually(lambda: program.output.count("Current thread") >= 2, WAIT)
+    assert eventually(lambda: program.workers_told() >= 1, WAIT)
     program.process.terminate()
     assert program.wait() == 0
     lines = [line for line in program.output.splitlines() if line not in ("on stderr,", "twice")]
