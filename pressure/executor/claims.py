@@ -122,6 +122,7 @@ class Claims:
         """Register as a consumer of each queue."""
         for source in self._sources:
             source.channel.ensure(DEFAULT_BOUND)
+            self._notes.consumer(source.consumer.id, source.number, ready=False)
             source.consumer.exchange((), 0)
             self._note(source)
 

@@ -173,7 +173,7 @@ class Clerk:
                 # It must not be blamed on the worker.
                 task = None
             # A task may have ended the process with exit code 0, too.
-            if snapshot.ready and (dead.code != 0 or task is not None):
+            if snapshot.consumers and (dead.code != 0 or task is not None):
                 self._give_back(dead, task)
                 self._forget_clients(snapshot)
         finally:

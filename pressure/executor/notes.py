@@ -99,11 +99,13 @@ class Notes:
             os.close(descriptor)
         return path, cls(path)
 
-    def consumer(self, consumer: bytes, queue: int = 0) -> None:
-        """Note under which consumer id this worker claims from a queue."""
+    def consumer(self, consumer: bytes, queue: int = 0, *, ready: bool = True) -> None:
+        """Note under which consumer id this worker claims from a queue, or, if it is not `ready`,
+        is about to register."""
         at = _CONSUMERS_AT + queue * _ID_BYTES
         self._map[at : at + _ID_BYTES] = consumer
-        self._map[_READY_AT] = 1
+        if ready:
+            self._map[_READY_AT] = 1
 
     def serving(self, queue: int) -> None:
         """Note which queue the next tasks come from. Only between tasks."""

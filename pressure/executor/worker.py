@@ -99,7 +99,8 @@ def work(post: Post) -> None:
 
 
 def _vanish() -> NoReturn:
-    """End this process from within a signal handler."""
+    """End this process from within a signal handler, as SIGTERM does to one that has no handler:
+    so its supervisor signs it off."""
     for child in active_children():
         # What the initializer has started, and wanted to go with this process.
         if child.daemon:
@@ -107,7 +108,10 @@ def _vanish() -> NoReturn:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # It is held back.
+    os._exit(1)
 
 
 class Worker:
@@ -154,6 +158,7 @@ class Worker:
             claimant.open()
         else:
             claimant.channel.ensure(DEFAULT_BOUND)
+            self._notes.consumer(claimant.id, ready=False)
             claimant.exchange((), 0)
             self._notes.consumer(claimant.id)
         self._guard.install()

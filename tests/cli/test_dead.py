@@ -125,7 +125,7 @@ class TestShow:
 
     def test_which_one(self, run: Run, q: Queue) -> None:
         bury(q, 1, 2)
-        for id in ("ffff", "", "00"):
+        for id in ("none", "", "00"):
             ran = run("dead", "show", q.name, id)
             assert ran.code == 2
             assert "has no dead letter" in ran.text

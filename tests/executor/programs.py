@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -50,6 +51,11 @@ class Program:
 
     def says(self, text: str) -> bool:
         return eventually(lambda: text in self.output, PATIENCE)
+
+    def workers_told(self) -> int:
+        """How often a worker has written its stacks. (None of its threads is the current one if
+        the signal came to one that was just being started.)"""
+        return len(re.findall(r'worker\.py\\?", line \d+ in work\b', self.output))
 
     def wait(self) -> int:
         code = self.process.wait(PATIENCE)

@@ -47,6 +47,12 @@ def queues(request: pytest.FixtureRequest, queue_name: str) -> list[str]:
     return [f"{queue_name}-{number}" for number in range(request.param)]
 
 
+def all_sent(client: redis.Redis, queue: str, count: int) -> bool:
+    """Whether so many tasks are in the queue, as they are a moment after they were submitted."""
+    base = Keys("__pressure__", queue, hash_tag=queue).base
+    return eventually(lambda: client.llen(base) == count, WAIT)
+
+
 def left(client: redis.Redis, queue: str) -> int:
     keys = Keys("__pressure__", queue, hash_tag=queue)
     return int(client.llen(keys.base)) + int(client.zcard(keys.leases))
@@ -57,11 +63,12 @@ def test_it_ends_when_all_queues_are_empty(
 ) -> None:
     executors = [RedisExecutor(url=url, queue=queue) for queue in queues]
     futures = [executor.submit(do.slowly, x) for x in range(8) for executor in executors]
+    assert all(all_sent(client, queue, 8) for queue in queues)
     program = start(*queues)
     assert program.wait() == 0, program.output
-    assert [future.result(0) for future in futures] == [x for x in range(8) for _ in executors], (
-        program.output
-    )
+    # Nobody is left who could run one now; the last answers may be on their way.
+    results = [future.result(WAIT) for future in futures]
+    assert results == [x for x in range(8) for _ in executors]
     assert all(left(client, queue) == 0 for queue in queues)
     assert "died" not in program.output
     for executor in executors:
@@ -78,11 +85,13 @@ def test_it_does_what_its_last_task_leaves_behind(
 ) -> None:
     with RedisExecutor(url=url, queue=queue_name) as executor:
         runs = executor.submit(do.hold, str(tmp_path), "runs")
+        assert all_sent(client, queue_name, 1)
         program = start(queue_name)
         assert eventually((tmp_path / "runs").exists, WAIT)
         # The other process has nothing to do, and ends.
         assert eventually(lambda: len(program.children()) == 1, WAIT)
         more = [executor.submit(do.square, x) for x in range(50)]
+        assert all_sent(client, queue_name, 50)
         (tmp_path / "go").touch()
         assert runs.result(WAIT) == "runs"
         assert [future.result(WAIT) for future in more] == [x * x for x in range(50)]
@@ -95,6 +104,7 @@ def test_what_tasks_have_submitted_is_done(
 ) -> None:
     with RedisExecutor(url=url, queue=queues[-1]) as executor:
         future = executor.submit(spawn, str(tmp_path), 20)
+        assert all_sent(client, queues[-1], 1)
         program = start(*queues, processes=1)
         assert program.wait() == 0, program.output
         assert future.result(WAIT) is None
@@ -107,6 +117,7 @@ def test_a_worker_that_dies_does_not_end_it(
 ) -> None:
     with RedisExecutor(url=url, queue=queue_name) as executor:
         runs = executor.submit(do.hold, str(tmp_path), "runs")
+        assert all_sent(client, queue_name, 1)
         program = start(queue_name, processes=1)
         assert eventually((tmp_path / "runs").exists, WAIT)
         (tmp_path / "go").touch()

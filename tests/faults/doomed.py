@@ -38,8 +38,6 @@ def get_one(url: str, name: str, lease: float) -> None:
     """Get an item, and live on until the point "got" is passed."""
     q = queue_of(url, name, lease)
     report("got", q.get(timeout=WAIT))
-    time.sleep(0.3)
-    report("settled")
     at("got")
 
 

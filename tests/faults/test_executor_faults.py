@@ -502,16 +502,22 @@ def test_a_lone_task_whose_reply_is_lost_is_not_sent_twice(
 ) -> None:
     """The first of a number of tasks is sent by the thread that submits it, the others by another
     thread, which has to find out about the first before."""
-    daemon(1)
+    child = daemon(1)
     executor = make_executor(proxy.url)
+    ledger = executor._engine.dispatcher.ledger
     for number in range(5):
         # While the only worker is busy, what is sent stays in the queue.
-        busy = executor.submit(time.sleep, 0.3)
-        assert eventually(busy.running)
+        gate = tmp_path / f"gate-{number}"
+        busy = executor.submit(do.hold, str(gate), "busy")
+        child.wait_for("running busy")
         path = str(tmp_path / str(number))
         fault = proxy.drop_next_reply(lambda words: words[1:2] == (PUT,))
-        all_resolve([executor.submit(do.note, path, str(x)) for x in range(20)], [None] * 20)
+        futures = [executor.submit(do.note, path, str(x)) for x in range(20)]
+        assert eventually(lambda: len(ledger.sent) == 21 and not ledger.sending, WAIT)
         assert fault.struck
+        gate.touch()
+        all_resolve(futures, [None] * 20)
+        assert busy.result(WAIT).startswith("busy ")
         assert sorted(map(int, do.lines(path))) == list(range(20))
 
 

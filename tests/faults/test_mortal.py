@@ -69,6 +69,8 @@ def test_a_killed_consumer(
     put_all(q, account)
     child = spawn_child(CONSUMERS[interface], url, q.name, kill_at=["holding#20"])
     assert child.wait() == -signal.SIGKILL
+    # By then all is heard that it has said before.
+    child.wait_for("at:holding#20")
     Reader(child, account).read()
     for number in range(COUNT):
         # Of what it got, only the last is certainly not acknowledged.

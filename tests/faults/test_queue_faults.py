@@ -314,12 +314,16 @@ def test_a_holder_that_stands_still_beyond_its_lease(
     direct.join(timeout=WAIT)
 
 
-def test_join_does_not_wait_for_the_dead(direct: Queue, url: str, spawn_child: Spawn) -> None:
+def test_join_does_not_wait_for_the_dead(
+    direct: Queue, url: str, client: redis.Redis, spawn_child: Spawn
+) -> None:
     direct.put(1)
-    child = spawn_child(doomed.get_one, url, direct.name, SHORT_LEASE, kill_at=["got"])
-    child.wait_for("settled")
+    child = spawn_child(doomed.get_one, url, direct.name, SHORT_LEASE, hold_at=["got"])
+    child.wait_for("got")
+    # It has acknowledged that, or else it would come back.
+    assert eventually(lambda: not client.keys(f"*{direct.name}:taken:*"), WAIT)
     assert direct.unfinished_tasks == 1
-    child.wait()
+    child.kill()
     direct.join(timeout=WAIT)
     assert direct.empty()
 
@@ -384,7 +388,7 @@ def test_workers_are_killed_again_and_again(
 
 
 @pytest.mark.parametrize("how", ["close", "delete", "recreate"])
-def test_fifty_waiters_wake(url: str, queue_name: str, how: str) -> None:
+def test_fifty_waiters_wake(url: str, queue_name: str, client: redis.Redis, how: str) -> None:
     q = Queue(queue_name, url=url)
     q.create(1)
     full = Queue(f"{queue_name}-full", url=url)
@@ -393,6 +397,12 @@ def test_fifty_waiters_wake(url: str, queue_name: str, how: str) -> None:
     waiters = [_Caller(q.get) for _ in range(25)]
     waiters += [_Caller(lambda: full.put(1)) for _ in range(25)]
     _blocked(q, 25)
+
+    def putters() -> int:
+        return sum("b" in one["flags"] and one["cmd"] == "blpop" for one in client.client_list())
+
+    # One that comes too late would find room in the queue that is made anew.
+    assert eventually(lambda: putters() >= 25)
     started = time.monotonic()
     for each in (q, full):
         each.close() if how == "close" else each.delete()

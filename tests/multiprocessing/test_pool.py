@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from multiprocessing.connection import Connection, wait
@@ -359,10 +360,18 @@ def test_a_pending_result_keeps_its_pool_alive(make_pool: MakePool) -> None:
     kind = type(make_pool(1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        result = kind(1).apply_async(square, (3,))
+        pool = kind(1)
+        gone = weakref.ref(pool)
+        result = pool.apply_async(square, (3,))
+        del pool
         gc.collect()
         assert result.get(WAIT) == 9
-        gc.collect()
+        until = time.monotonic() + WAIT
+        # The thread that has brought the result lets go of the pool a moment later.
+        while gone() is not None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+            gc.collect()
 
 
 def test_ours_survives_the_death_of_a_worker(make_ours: MakePool, tmp_path: Path) -> None:

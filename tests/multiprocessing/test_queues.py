@@ -378,8 +378,12 @@ def test_what_was_got_is_acknowledged_while_the_next_get_blocks(
     made.close()
 
 
+KILLED_TTL = 2.0
+"""Long enough (seconds) to be renewed in time on a busy machine."""
+
+
 def create_and_wait(url: str) -> None:
-    remote.TTL = 0.6
+    remote.TTL = KILLED_TTL
     made: Any = mp.Queue(10, url=url)
     for number in range(5):
         made.put(number)
@@ -401,7 +405,7 @@ def test_the_queues_of_a_killed_creator_vanish(
     # Another user's consumer doesn't keep it either.
     assert handle.get(timeout=PATIENCE) in range(5)
     # It lives for as long as its creator does, whatever the time to live.
-    time.sleep(1.5)
+    time.sleep(1.5 * KILLED_TTL)
     assert keys_left(client, name)
     child.kill()
     eventually(lambda: not keys_left(client, name))

@@ -73,6 +73,11 @@ def blocked(q: Queue, count: int) -> None:
     assert eventually(lambda: q._handle.ask(command) == count)
 
 
+def waits_for_room(client: redis.Redis) -> bool:
+    """Whether a put is blocked at the server."""
+    return any("b" in one["flags"] and one["cmd"] == "blpop" for one in client.client_list())
+
+
 # The published example, and life
 
 
@@ -378,7 +383,7 @@ def test_overfill(q: Queue) -> None:
     q.put_nowait(3)
 
 
-def test_unblock(q: Queue, make: Callable[..., Queue]) -> None:
+def test_unblock(q: Queue, make: Callable[..., Queue], client: redis.Redis) -> None:
     other = make()
     q.maxsize = 1
     getters = [in_thread(q.get), in_thread(lambda: q.get(timeout=WAIT)), in_thread(other.get)]
@@ -389,7 +394,7 @@ def test_unblock(q: Queue, make: Callable[..., Queue]) -> None:
     assert getters[2]() == "for the other handle"
     q.put("full")
     putter = in_thread(lambda: q.put("discarded"))
-    time.sleep(0.2)
+    assert eventually(lambda: waits_for_room(client))
     q.unblock()
     assert isinstance(putter(), pressure.OperationUnblocked)
     assert q.get() == "full"
