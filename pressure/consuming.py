@@ -125,12 +125,16 @@ class Consumer:
         # What was recorded by an exchange that failed only afterwards is held no more. Said again,
         # it would be about a later item of that id.
         leased = self._session.leased
-        outcomes = [_outcome((id, None, b"", "")) for id in done if id in leased]
+        all_done = bool(done) and not verdicts and leased == dict.fromkeys(done, 1)
+        left = () if all_done else done
+        outcomes = [_outcome((id, None, b"", "")) for id in left if id in leased]
         for verdict in verdicts:
             # Generators cost more than what they mostly do here.
             outcome = self._quick_outcome(verdict)
             outcomes.append(outcome or (yield from self._outcome(verdict)))
-        items = yield from exchange(self._core, self._session, outcomes, count, until, wait=wait)
+        items = yield from exchange(
+            self._core, self._session, outcomes, count, until, wait=wait, all_done=all_done
+        )
         return (yield from self._opened(items))
 
     def _opened(self, items: Sequence[bytes]) -> Flow[list[Delivery]]:

@@ -29,9 +29,11 @@ def exchange(
     until: float | None,
     *,
     wait: bool = True,
+    all_done: bool = False,
 ) -> Flow[list[bytes]]:
     """Record outcomes and take up to `count` items on lease, blocking until `until` for the first;
-    without `wait` not at all, but as one who is about to.
+    without `wait` not at all, but as one who is about to. `all_done` stands for outcomes without an
+    answer of all that is held.
 
     After a lost reply it is sent again under a new consumer id, as far as it is about what is held
     still: what was recorded is not, and so not recorded twice. Outcomes of lost leases are dropped.
@@ -40,6 +42,8 @@ def exchange(
     unblocked = core.unblocked
     fresh = True
     while True:
+        if all_done and session.stale:
+            all_done, outcomes = False, _all(session)
         if session.stale:
             held: list[bytes] = []
             found = yield from flows.adopt(core, session, held)
@@ -70,6 +74,7 @@ def exchange(
                 ttl_ms=core.ttl_ms,
                 waiter=waiter,
                 moved=session.moved,
+                all_done=list(session.leased) if all_done else (),
             )
         except Disconnected:
             session.stale, session.stale_ahead = True, False
@@ -78,12 +83,19 @@ def exchange(
             session.stale, session.stale_ahead = True, False
             raise
         status = reply[0]
+        if all_done and status == Status.EMPTY and reply[1]:
+            # It is not all, or something is to be freed with it: then one by one.
+            all_done, outcomes = False, _all(session)
+            continue
         if status in (Status.OK, Status.EMPTY, Status.CLOSED):
             session.known = True
             session.moved = 0
             core.looked = time.monotonic()
+            if all_done:
+                session.leased.clear()
+                session.marks.clear()
             _release_all(session, [outcome[0] for outcome in outcomes])
-            outcomes = ()
+            all_done, outcomes = False, ()
             if status == Status.EMPTY:
                 session.paused = bool(reply[3:])
                 session.waiting = not session.paused and (session.waiting or not last_try)
@@ -111,13 +123,13 @@ def exchange(
         elif status == Status.LOST:
             core.forfeited += 1
             session.reset()
-            outcomes = ()
+            all_done, outcomes = False, ()
             if count == 0:
                 return []
         elif status == Status.AGAIN and fresh:
             # Made anew: nothing of what was held is known there.
             session.reset()
-            outcomes = ()
+            all_done, outcomes = False, ()
             yield from flows.describe(core)
         else:
             session.reset()
@@ -156,6 +168,10 @@ def release(session: Session[Any], tag: bytes) -> None:
     count, marks = session.leased.pop(tag, 0), session.marks.pop(tag, ())
     if count > 1:
         session.leased[tag], session.marks[tag] = count - 1, marks[1:]
+
+
+def _all(session: Session[Any]) -> list[Outcome]:
+    return [Outcome(tag, None, b"") for tag in session.leased]
 
 
 def _release_all(session: Session[Any], tags: list[bytes]) -> None:

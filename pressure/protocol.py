@@ -196,6 +196,7 @@ class Protocol:
         ttl_ms: int = 0,
         waiter: str = "",
         moved: int = 0,
+        all_done: Sequence[bytes] = (),
     ) -> Command:
         pairs: dict[bytes, bytes] = {}
         last, number = None, _NO_REPLY
@@ -218,7 +219,11 @@ class Protocol:
             if reason:
                 reasons += (index, reason)
         args: list[Word] = [generation, consumer, client, lease_ms, "1" if known else "", count]
-        args += [ttl_ms, waiter, moved, len(outcomes), b"".join(numbers), *tags, *values, *reasons]
+        args += [ttl_ms, waiter, moved]
+        if all_done:
+            args += [-len(all_done), b"", all_done[0], all_done[-1]]
+        else:
+            args += [len(outcomes), b"".join(numbers), *tags, *values, *reasons]
         return self._script(
             "exchange", args, *reply_keys, repeatable=False, taken=self.keys.taken(consumer)
         )
@@ -240,11 +245,8 @@ class Protocol:
     def give_back(
         self, consumer: bytes, tags: Sequence[bytes], *, charge: bool, ahead: bool = False
     ) -> Command:
-        return self._script(
-            "give_back",
-            (consumer, self._raw, "1" if charge else "", "1" if ahead else "", *tags),
-            taken=self.keys.taken(consumer),
-        )
+        args = (consumer, self._raw, "1" if charge else "", "1" if ahead else "", *tags)
+        return self._script("give_back", args, taken=self.keys.taken(consumer))
 
     def bury(
         self, consumer: bytes, reason: str, tags: Sequence[bytes], *, ahead: bool = False

@@ -3,8 +3,8 @@
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
 -- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans paused resumed (reply_base reply_bound reply_blobs reply_uploads)...
--- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why)
--- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {EMPTY, dropped, expired, 1} (paused) | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes (negative: all that it holds are as many items, and done) replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why); if all is done: '' oldest_tag newest_tag
+-- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {EMPTY, outcomes} (it holds others, or one has a blob: nothing was done) | {EMPTY, dropped, expired, 1} (paused) | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
 local base, bound, closed, not_full, room, generation, consumer, leases, departed, taken,
   consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs, dead_letters,
   orphans, paused, resumed = unpack(KEYS)
@@ -20,10 +20,21 @@ if current ~= expected then
   if call('EXISTS', bound) == 0 then return {ABSENT} end
   return {AGAIN}
 end
+local whole = outcomes < 0
+if whole then
+  outcomes = -outcomes
+  if call('LLEN', taken) ~= outcomes or call('EXISTS', blobs) == 1
+    or tag_of(call('LINDEX', taken, -1), false) ~= ARGV[BEFORE + 1]
+    or tag_of(call('LINDEX', taken, 0), false) ~= ARGV[BEFORE + 2] then
+    return {EMPTY, outcomes}
+  end
+  call('DEL', taken)
+end
 local reasons = {}
 for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
 local dropped, answers = 0, {}
-local values, all = remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)
+local values, all = {}, false
+if not whole then values, all = remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false) end
 local for_whom = string.sub(replies, 1, 2)
 if all and outcomes > 1 and #ARGV == BEFORE + 2 * outcomes
   and replies == string.rep(for_whom, outcomes) and call('EXISTS', blobs) == 0 then

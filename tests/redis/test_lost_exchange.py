@@ -44,9 +44,11 @@ class Stage:
         self.wire.send("LPUSH", self.core.protocol.keys.base, value)
         return value
 
-    def exchange(self, *done: bytes, lose: str = "") -> list[bytes]:
+    def exchange(self, *done: bytes, lose: str = "", all_done: bool = False) -> list[bytes]:
         outcomes = [Outcome(value[MESSAGE_ID], None, b"") for value in done]
-        flow = exchanging.exchange(self.core, self.consumer.session, outcomes, 10, 0.0)
+        flow = exchanging.exchange(
+            self.core, self.consumer.session, outcomes, 10, 0.0, all_done=all_done
+        )
         self.consumer.start("exchange", flow, self._ended)
         if lose:
             self.consumer.step(lose)
@@ -82,6 +84,27 @@ def test_what_came_with_the_lost_reply_is_found(stage: Stage, lose: str) -> None
     assert stage.held() == [answer]
     assert stage.exchange(answer) == []
     assert stage.held() == []
+
+
+@pytest.mark.parametrize("lose", ["", "reply", "request"])
+def test_all_that_is_held_is_done(stage: Stage, lose: str) -> None:
+    notice = stage.put(b"notice")
+    assert stage.exchange() == [notice]
+    answer = stage.put(b"answer")
+    assert stage.exchange(all_done=True, lose=lose) == [answer]
+    assert stage.held() == [answer]
+    assert stage.exchange(all_done=True, lose=lose) == []
+    assert stage.held() == []
+
+
+def test_if_it_holds_more_what_is_known_is_done(stage: Stage) -> None:
+    known = stage.put(b"known")
+    assert stage.exchange() == [known]
+    core, consumer = stage.core, stage.consumer
+    late = core.codec.pack_plain(uuid.uuid4().bytes, b"late")  # type: ignore[union-attr]
+    stage.wire.send("LPUSH", core.protocol.keys.taken(consumer.session.consumer), late)
+    assert stage.exchange(all_done=True) == []
+    assert stage.held() == [late]
 
 
 def test_what_was_found_is_found_again_if_the_outcomes_were_cut_short(stage: Stage) -> None:

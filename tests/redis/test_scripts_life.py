@@ -288,3 +288,21 @@ class TestExchange:
         assert (status, dropped) == (Status.EMPTY, 3), "what is gone is dropped"
         assert p.client.llen(reply.base) == 1
         p.client.delete(reply.bound, reply.base)
+
+    def test_all_is_done_at_once(self, p: Scripts) -> None:
+        p.create()
+        p.put(b"a", b"b", b"c", b"d")
+        items = self.exchange(p, [], count=3, known=False)[2:]
+        tags = [p.tag(item) for item in items]
+        for others in (tags[:2], tags[1:], [tags[1], tags[0], tags[2]], [*tags, tags[0]]):
+            assert self.exchange(p, [], count=1, all_done=others) == [Status.EMPTY, len(others)]
+            assert p.held() == [b"a", b"b", b"c"], "nothing was done"
+        p.client.hset(p.keys.blobs, "chunk", "x")
+        assert self.exchange(p, [], all_done=tags) == [Status.EMPTY, 3], "one may have a blob"
+        p.client.delete(p.keys.blobs)
+        status, dropped, *more = self.exchange(p, [], count=1, all_done=tags)
+        assert (status, dropped, p.bodies(more)) == (OK, 0, [b"d"])
+        assert p.held() == [b"d"]
+        status, dropped, *_ = self.exchange(p, [], all_done=[p.tag(more[0])])
+        assert (status, dropped) == (Status.EMPTY, 0)
+        assert p.held() == []
