@@ -6,6 +6,7 @@ items that were fetched ahead.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -210,35 +211,56 @@ class Core(Generic[L]):
         """The next item that was fetched ahead and not handed out. Call `moved` once it is
         somewhere else."""
         now = time.monotonic()
-        while True:
-            with self._moving:
-                if not self.buffer:
-                    return None
-                ahead = self.buffer.popleft()
-                ahead.session.opening.append(ahead.mark)
-            if now - self.stored > self.settings.lease / 2:
-                # This process stood still; the item may be another's by now. Look again.
-                ahead.session.stale = True
-            elif ahead.life == ahead.session.life:
-                self.popped = now
-                return ahead
-            self.moved(ahead)
+        ahead: Ahead[L] | None = None
+        try:
+            while self.buffer:
+                with self._moving:
+                    if not self.buffer:
+                        break
+                    ahead = self.buffer[0]
+                    self.buffer.popleft()
+                    ahead.session.opening.append(ahead.mark)
+                if now - self.stored > self.settings.lease / 2:
+                    # This process stood still; the item may be another's by now. Look again.
+                    ahead.session.stale = True
+                elif ahead.life == ahead.session.life:
+                    self.popped = now
+                    return ahead
+                self.moved(ahead)
+                ahead = None
+        except BaseException:
+            self.abandon(() if ahead is None else (ahead,))
+            raise
+        return None
 
-    def pop_many_ahead(self, most: int) -> list[Ahead[L]]:
-        """Up to `most` such items of one session. Call `moved_many` once they are elsewhere."""
-        first = self.pop_ahead()
-        if first is None:
-            return []
-        popped = [first]
+    def pop_many_ahead(self, most: int, popped: list[Ahead[L]]) -> int:
+        """Append up to `most` such items of one session to `popped`; returns how many. Call
+        `moved_many` once they are elsewhere, or `abandon`, also if this is cut short."""
+        before = len(popped)
+        first = None
+        try:
+            first = self.pop_ahead()
+            if first is None:
+                return 0
+            popped.append(first)
+        except BaseException:
+            self.abandon([first] if first is not None else ())
+            raise
         session, life = first.session, first.life
         with self._moving:
-            while self.buffer and len(popped) < most:
+            while self.buffer and len(popped) - before < most:
                 ahead = self.buffer[0]
                 if ahead.session is not session or ahead.life != life:
                     break
-                popped.append(self.buffer.popleft())
-            session.opening.extend([ahead.mark for ahead in popped[1:]])
-        return popped
+                popped.append(ahead)
+                self.buffer.popleft()
+            session.opening.extend([one.mark for one in popped[before + 1 :]])
+        return len(popped) - before
+
+    def opens(self, one: Ahead[L]) -> None:
+        """An item was taken that is to be handed out along with others: as `pop_ahead`."""
+        with self._moving:
+            one.session.opening.append(one.mark)
 
     def moved_many(self, popped: Sequence[Ahead[L]]) -> None:
         opening = popped[0].session.opening
@@ -252,6 +274,16 @@ class Core(Generic[L]):
     def moved(self, ahead: Ahead[L]) -> None:
         """What `pop_ahead` returned was handed out, given back, or is to be looked for again."""
         ahead.session.opening.remove(ahead.mark)
+
+    def abandon(self, popped: Iterable[Ahead[L]]) -> None:
+        """The call that these were popped or taken for was cut short (by Ctrl-C, say). Whatever was
+        done with them, their sessions find them when they are next looked after, and give them
+        back; unless they were acknowledged."""
+        for ahead in popped:
+            ahead.session.stale = True
+            for place in (ahead.session.opening, ahead.session.pending):
+                with contextlib.suppress(ValueError):
+                    place.remove(ahead.mark)
 
     def on_the_way(self, session: Session[L]) -> list[tuple[str, bytes]]:
         """Kind and tag of the items of a session that were fetched and not yet handed out."""

@@ -142,6 +142,15 @@ class Inventory:
             at=time.monotonic(),
         )
 
+    def oldest(self, name: QueueName) -> bytes | None:
+        """The oldest item of a queue, else its last dead letter's, as the bytes that they are; None
+        if there is neither."""
+        reply = self._ask(self._link_of(name), self._core(name).protocol.peek(-1))
+        if reply[0] == Status.OK:
+            item: bytes = reply[1]
+            return item
+        return next((letter.payload for letter in self.letters(name)), None)
+
     def client(self, queue: QueueName, id: str) -> Client | None:
         """What is known of a client; None if it is gone."""
         core = self._core(queue, f"{queue.name}:reply:{id}")

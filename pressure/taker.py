@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,8 +45,17 @@ class Taker:
         while True:
             if ahead:
                 count = self._pace.next_count()
-            waiting = self._handle.core.pop_ahead()
-            obj = self._fetch(until, count, ahead) if waiting is None else self._open(waiting)
+            waiting = None
+            try:
+                waiting = self._handle.core.pop_ahead()
+                obj = self._fetch(until, count, ahead) if waiting is None else self._open(waiting)
+            except PressureError:
+                raise
+            except BaseException:
+                if waiting is not None:
+                    self._handle.core.abandon([waiting])
+                    self._handle.keep_up()
+                raise
             if obj is not items.SKIPPED:
                 return obj
 
@@ -64,19 +74,54 @@ class Taker:
                 raise
 
     def get_many(self, until: float | None, count: int) -> list[Any]:
-        """The oldest item, and what else is there, up to `count`."""
-        taken = [self.get(until, count)]
-        while len(taken) < count:
-            batch = self._handle.core.pop_many_ahead(count - len(taken))
-            if not batch:
-                break
-            try:
-                taken += self._open_many(batch)
-            except PressureError:
-                # What was taken before is acknowledged and must reach the caller. The next call
-                # meets the error, if it lasts.
-                break
-        return taken
+        """The oldest item, and what else is there, up to `count`. They are acknowledged together at
+        the end: an end by force before that loses none."""
+        core = self._handle.core
+        popped: list[Ahead[Link]] = []
+        read: list[tuple[Ahead[Link], Any]] = []
+
+        def hold(session: Session[Link], fetched: Fetched) -> Any:
+            one = Ahead(session, session.life, (fetched.kind, fetched.tag), b"")
+            popped.append(one)
+            core.opens(one)
+            read.append((one, fetched.obj))
+            return fetched.obj
+
+        try:
+            while not read:
+                if core.pop_many_ahead(1, popped):
+                    read += self._read_all(popped[-1:], strict=True)
+                else:
+                    self._take(until, count, False, hold)
+            while len(read) < count:
+                number = core.pop_many_ahead(count - len(read), popped)
+                if not number:
+                    break
+                try:
+                    read += self._read_all(popped[-number:])
+                except PressureError:
+                    # What was taken before must reach the caller. The next call meets the error, if
+                    # it lasts.
+                    core.abandon(popped[-number:])
+                    del popped[-number:]
+                    break
+            objects = [obj for _, obj in read]
+            for session in {one.session for one in popped}:
+                mine = [one.mark for one, _ in read if one.session is session]
+                session.pending.extend(mine)
+            for session in {one.session for one in popped}:
+                core.moved_many([one for one in popped if one.session is session])
+        except PayloadError:
+            # There is nothing but what is in the dead letters now.
+            for one in popped:
+                core.moved(one)
+            raise
+        except BaseException:
+            core.abandon(popped)
+            self._handle.keep_up()
+            raise
+        self._handle.keep_up()
+        return objects
 
     def lease(self, until: float | None) -> Lease[Any]:
         """The oldest item, on lease."""
@@ -103,6 +148,7 @@ class Taker:
         """Take items from the server; hands out the first and keeps the others."""
         handle = self._handle
         session = handle.acquire(taking=True)
+        fetched = None
         try:
             flow = items.fetch(handle.core, session, count, until, ahead=ahead)
             fetched = handle.run(flow, session, until)
@@ -116,6 +162,9 @@ class Taker:
         except BaseException:
             # Whatever was taken and did not reach the caller is found by the session's next use.
             session.stale = session.stale or session.known
+            if fetched is not None:
+                with contextlib.suppress(ValueError):
+                    session.pending.remove((fetched.kind, fetched.tag))
             raise
         finally:
             handle.release(session)
@@ -132,29 +181,22 @@ class Taker:
         self._handle.keep_up()
         return obj
 
-    def _open_many(self, batch: list[Ahead[Link]]) -> list[Any]:
-        """Hand out items that were fetched before, by one session. Those that can't be read are in
-        the dead letters then; the others must reach the caller."""
-        session = batch[0].session
-        objects, done = [], []
-        try:
-            for ahead in batch:
-                try:
-                    obj = self._read(ahead)
-                except PayloadError:
-                    continue
-                if obj is not items.SKIPPED:
-                    objects.append(obj)
-                    done.append(ahead.mark)
-            session.pending.extend(done)
-        except BaseException:
-            # None of them is acknowledged: the session's next use finds them.
-            session.stale = True
-            raise
-        finally:
-            self._handle.core.moved_many(batch)
-        self._handle.keep_up()
-        return objects
+    def _read_all(
+        self, batch: list[Ahead[Link]], *, strict: bool = False
+    ) -> list[tuple[Ahead[Link], Any]]:
+        """Those of the items that can be had, and their objects. What can't be read is in the dead
+        letters then, which `strict` raises."""
+        read = []
+        for ahead in batch:
+            try:
+                obj = self._read(ahead)
+            except PayloadError:
+                if strict:
+                    raise
+                continue
+            if obj is not items.SKIPPED:
+                read.append((ahead, obj))
+        return read
 
     def _read(self, ahead: Ahead[Link]) -> Any:
         core = self._handle.core

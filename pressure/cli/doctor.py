@@ -20,6 +20,8 @@ from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import echo_json, safe, size
 from pressure.cli.trial import tried
 from pressure.cli.workers import SHOWN, order_daemons
+from pressure.codec import key_id_of
+from pressure.envelope import SIGNED, Envelope
 from pressure.errors import (
     PressureError,
     ServerNotFoundError,
@@ -27,7 +29,7 @@ from pressure.errors import (
     ServerRefusedError,
 )
 from pressure.executor.orders import OrderKind
-from pressure.inventory import Inventory
+from pressure.inventory import Inventory, is_envelope
 from pressure.server_files import find_server
 
 __all__ = ["COMMANDS"]
@@ -35,6 +37,9 @@ __all__ = ["COMMANDS"]
 PINGS = 25
 SLOW = 0.010
 """A round trip that takes longer (seconds) is worth a word."""
+SHOWN_QUEUES = 5
+MOST_QUEUES = 1000
+"""How many queues are looked into."""
 PATIENCE = 2.0
 """How long (seconds) it is waited for the answers of workers."""
 FULL = 0.9
@@ -110,6 +115,7 @@ def _examine(server: Server) -> Iterator[Line]:
         yield from _key(server)
         yield _trial(server)
         yield from _workers(server)
+        yield from _items(server, inventory)
     except ServerOutOfMemoryError as exc:
         yield Line(Level.WRONG, "memory", str(exc))
     except PressureError as exc:
@@ -284,3 +290,36 @@ def _workers(server: Server) -> Iterator[Line]:
         sentence = f"some of the workers hang, or don't accept this key: {', '.join(silent)}"
     remedy = "give the key that they have (--key-file, PRESSURE_KEY); see `pressure worker ping`"
     yield Line(Level.WARNING, "workers", sentence, remedy)
+
+
+def _items(server: Server, inventory: Inventory) -> Iterator[Line]:
+    """Whether this key has signed what lies in the queues, as far as the oldest item of each
+    tells, or its last dead letter."""
+    known = {key_id_of(key) for key in server.signing_keys}
+    foreign, fitting = [], 0
+    try:
+        names, _ = inventory.names()
+        for name in names[:MOST_QUEUES]:
+            item = inventory.oldest(name)
+            # Raw items are never signed, and may look like anything.
+            if item is None or not is_envelope(item):
+                continue
+            parsed = Envelope.parse(item)
+            if parsed.flags & SIGNED and parsed.key_id not in known:
+                foreign.append(str(name))
+            elif parsed.flags & SIGNED:
+                fitting += 1
+    except ServerRefusedError as exc:
+        sentence = f"whether the queues' items fit this key could not be looked at ({exc})"
+        yield Line(Level.NOTE, "items", sentence, "permit SCAN to this user")
+        return
+    if foreign:
+        listed = ", ".join(foreign[:SHOWN_QUEUES]) + (", ..." * (len(foreign) > SHOWN_QUEUES))
+        signed = "another key than this one" if known else "a key, and none is given here"
+        sentence = (
+            f"the oldest item is signed with {signed} in {len(foreign)} of the queues: {listed}"
+        )
+        remedy = "give the key that their producers have (--key-file, PRESSURE_KEY)"
+        yield Line(Level.WARNING, "items", sentence, remedy)
+    elif fitting:
+        yield Line(Level.OK, "items", f"the items that wait are signed with this key ({fitting})")

@@ -24,6 +24,7 @@ from pressure.errors import (
     QueueFullError,
 )
 from pressure.queue import PressureQueue
+from pressure.seconds import Seconds
 
 __all__ = ["COMMANDS"]
 
@@ -48,7 +49,7 @@ def _queue_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-create", is_flag=True, help="Fail if the queue does not exist."),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0),
+            type=Seconds(min=0),
             metavar="SECONDS",
             help="Give up when nothing moves for so long. Default: wait for ever.",
         ),

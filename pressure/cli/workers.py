@@ -16,6 +16,7 @@ from pressure.errors import PressureError
 from pressure.executor.orders import OrderKind, give_orders
 from pressure.inventory import Inventory
 from pressure.registry import WorkerRecord
+from pressure.seconds import Seconds
 
 __all__ = ["COMMANDS", "SHOWN", "WORKER_HEADERS", "order_daemons", "worker_rows"]
 
@@ -55,7 +56,7 @@ names_argument = click.argument("names", metavar="DAEMON...", nargs=-1)
 all_option = click.option("--all", "everybody", is_flag=True, help="All daemons.")
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -68,7 +69,7 @@ timeout_option = click.option(
 @all_option
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="How long running tasks get to end. Default: what the daemon was started with.",
 )

@@ -48,6 +48,11 @@ class Dead:
     ended: str = ""
     why: str = ""
 
+    @property
+    def held(self) -> bool:
+        """Whether it may have held anything. A task may have ended it with exit code 0, too."""
+        return self.snapshot.ready and (self.code != 0 or self.snapshot.task is not None)
+
 
 class Clerk:
     """Works for the supervisor of workers that serve these queues, one channel for each."""
@@ -106,10 +111,15 @@ class Clerk:
         none."""
         self.do_again("renew", partial(self._renew, workers))
 
-    def bury(self, dead: Dead) -> None:
-        """Give back what a dead worker held, and say what it died of."""
+    def bury(self, dead: Dead) -> threading.Event:
+        """Give back what a dead worker held, and say what it died of. Returns what is set once it
+        was given back, or could not be, or was nothing."""
+        given_back = threading.Event()
         self._burying.add(dead.pid)
-        self.do(partial(self._bury, dead))
+        self.do(partial(self._bury, dead, given_back))
+        if not dead.held:
+            given_back.set()
+        return given_back
 
     def gave_back_since(self, when: float) -> bool:
         """Whether tasks may have been given back since then (monotonic), or may still be."""
@@ -166,7 +176,7 @@ class Clerk:
                     "the server at %s is back after %.0f s", self._channels[0].handle.address, away
                 )
 
-    def _bury(self, dead: Dead) -> None:
+    def _bury(self, dead: Dead, given_back: threading.Event) -> None:
         snapshot, task = dead.snapshot, dead.snapshot.task
         try:
             if task is not None and dead.ended and self._conclude(dead, task):
@@ -175,8 +185,10 @@ class Clerk:
             # A task may have ended the process with exit code 0, too.
             if snapshot.consumers and (dead.code != 0 or task is not None):
                 self._give_back(dead, task)
+                given_back.set()
                 self._forget_clients(snapshot)
         finally:
+            given_back.set()
             self._burying.discard(dead.pid)
             dead.notes.close()
 

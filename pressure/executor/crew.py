@@ -49,6 +49,9 @@ SHORT_LIFE = 1.0
 SIGN_OFF = 1.5
 """How long (seconds) a worker that is to stop, and runs nothing, may try to reach a server that is
 away."""
+HEAD_START = 0.25
+"""How long (seconds) a dead worker's successor waits at most until its tasks are given back: a fork
+keeps the clerk's thread from running, and the successor what is to run the tasks elsewhere."""
 FAREWELL = 10.0
 
 
@@ -217,9 +220,10 @@ class Crew:
                 waiting[ready].forward_stderr()
             else:
                 dead.append(waiting[ready])
-        for member in dead:
-            self._bury(member)
+        burials = [self._bury(member) for member in dead]
         if time.monotonic() >= self._not_before:
+            if not self._stopping and len(self._members) < self._wanted:
+                self._await_burials(burials)
             self.start()
 
     def _renew(self, now: float, members: list[Member]) -> None:
@@ -232,8 +236,15 @@ class Crew:
         left = self._registrar.look(workers, stopping=self._stopping)
         self._beat_at = time.monotonic() + left
 
-    def _bury(self, member: Member) -> None:
-        """A worker is gone: have given back what it held, and said what it died of."""
+    def _await_burials(self, burials: list[threading.Event]) -> None:
+        until = time.monotonic() + HEAD_START
+        for burial in burials:
+            if not self.clerk.unanswered:
+                burial.wait(max(0.0, until - time.monotonic()))
+
+    def _bury(self, member: Member) -> threading.Event:
+        """A worker is gone: have given back what it held, and said what it died of. Returns what is
+        set when the former is done."""
         tail = member.bury(group=self._daemon is not None)
         with self._lock:
             self._members.pop(member.pid, None)
@@ -243,12 +254,13 @@ class Crew:
         code = member.process.exitcode
         ended = self._warden.ended(member.pid, snapshot)
         # First what others wait for.
-        self.clerk.bury(Dead(member.pid, code, member.notes, snapshot, tail, ended, member.why))
+        dead = Dead(member.pid, code, member.notes, snapshot, tail, ended, member.why)
+        burial = self.clerk.bury(dead)
         if self._registrar is not None:
             self.clerk.do(partial(self._registrar.gone, member.pid))
         if code == BROKEN_EXIT and not snapshot.ready:
             self._give_up("the initializer failed in a worker process; its log says why")
-            return
+            return burial
         # It may have been told to stop before it had a handler for that, or when it had none more.
         told = self._stopping or member.asked or code in (-signal.SIGTERM, -signal.SIGHUP)
         expected = code == 0 or member.killed or (told and snapshot.task is None)
@@ -265,6 +277,7 @@ class Crew:
             self._pause = 0.0
         else:
             self._slow_down(time.monotonic() - member.started)
+        return burial
 
     def _slow_down(self, lived: float) -> None:
         """Don't start processes in a hot loop that die at once."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from pressure import PressureQueue
 from tests.cli.conftest import LIMIT, Run
 from tests.support.servers import ServerProcess
 
@@ -75,3 +76,21 @@ def test_a_weak_key(run: Run) -> None:
     ran = run("doctor", PRESSURE_KEY="secret")
     assert ran.code == 1
     assert "can be guessed" in ran.text and "secret," not in ran.text
+
+
+def test_a_key_that_does_not_fit_the_items(run: Run, url: str, namespace: str) -> None:
+    """Also where no worker is there that could be asked."""
+    mine, other = "k" * 40, "o" * 40
+    q: PressureQueue[int] = PressureQueue("signed", url=url, prefix=namespace, key=mine)
+    q.create()
+    q.put(1)
+    said = run("doctor", "--json", PRESSURE_KEY=mine).json()
+    assert "items" in topics(said, "ok")
+    for key in (other, ""):
+        said = run("doctor", "--json", PRESSURE_KEY=key).json()
+        (finding,) = [one for one in said["findings"] if one["topic"] == "items"]
+        assert finding["level"] == "warning"
+        assert "signed" in finding["sentence"]
+        assert not said["well"]
+    q.delete()
+    q.disconnect()

@@ -10,8 +10,10 @@ from typing import IO
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from pressure import PressureQueue, QueueFullError, Settings
+from pressure.cli import program
 from tests.cli.conftest import LIMIT, Program, finish
 from tests.support.published import PublishedClient
 from tests.support.waiting import eventually
@@ -374,3 +376,21 @@ def test_the_default_bound_holds_in_the_queue(program: Program, queue: Queue) ->
     assert queue.qsize() == 5
     with pytest.raises(QueueFullError):
         queue.put_nowait(b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get", "q", "--timeout"),
+        ("put", "q", "--timeout"),
+        ("worker", "ping", "--all", "--timeout"),
+        ("worker", "stop", "--all", "--grace"),
+    ],
+)
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e30"])
+def test_seconds_that_nobody_can_wait_for_are_refused(
+    arguments: tuple[str, ...], seconds: str
+) -> None:
+    result = CliRunner().invoke(program, [*arguments, seconds])
+    assert result.exit_code == 2
+    assert "no number of seconds" in result.output

@@ -48,6 +48,40 @@ def test_a_reply_that_nobody_has_read_is_not_taken_for_the_next_one(url: str) ->
     link.close()
 
 
+class CutShortAtItem:
+    """A serializer under which Ctrl-C comes while the `at`-th item is read."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def dumps(self, obj: int) -> bytes:
+        return b"%d" % obj
+
+    def loads(self, body: bytes) -> int:
+        self.at -= 1
+        if self.at == 0:
+            raise KeyboardInterrupt
+        return int(body)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_get_many_cut_short_loses_no_item(at: int, before: int, url: str, queue_name: str) -> None:
+    q: pressure.PressureQueue[int] = pressure.PressureQueue(
+        queue_name, url=url, codec=CutShortAtItem(before + at)
+    )
+    q.create()
+    q.put_many(range(8))
+    got = [q.get() for _ in range(before)]
+    with pytest.raises(KeyboardInterrupt):
+        q.get_many(6)
+    while len(got) < 8:
+        got += q.get_many(8, timeout=20.0)
+    assert sorted(got) == list(range(8))
+    q.delete()
+    q.disconnect()
+
+
 def test_an_adoption_that_was_cut_short_is_found(url: str, queue_name: str) -> None:
     """At once, and not when a lease is over."""
     q: pressure.PressureQueue[int] = pressure.PressureQueue(queue_name, url=url)

@@ -1,0 +1,94 @@
+"""What a supervisor of worker processes does in which order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pressure.address import Address
+from pressure.channel import Channel
+from pressure.core import Settings
+from pressure.executor import RedisExecutor, clerk, crew
+from pressure.executor.post import Post
+from tests.faults import executing
+from tests.support.waiting import eventually
+
+WAIT = 40.0
+
+
+def test_tasks_are_given_back_before_a_successor_is_forked(
+    url: str, queue_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the fork and the new process hold up those who could run them."""
+    # However busy the machine is.
+    monkeypatch.setattr(crew, "HEAD_START", WAIT)
+    monkeypatch.setattr(clerk, "UNANSWERED", WAIT)
+    address, settings = Address.of(url), Settings()
+    channel = Channel(queue_name, address, tag=queue_name, prefix="__pressure__", settings=settings)
+    sizes: list[int] = []
+    forked = threading.Event()
+    notify = channel.notify
+
+    def slowly(*args: Any) -> None:
+        """The supervisor, if it doesn't wait, is faster than this."""
+        forked.wait(0.5)
+        notify(*args)
+
+    monkeypatch.setattr(channel, "notify", slowly)
+
+    def post(notes: str, stderr: Any) -> Post:
+        """Called right before a process is forked."""
+        sizes.append(channel.size())
+        if len(sizes) > 1:
+            forked.set()
+        return Post(
+            address=address,
+            queues=(queue_name,),
+            prefix=channel.prefix,
+            settings=settings,
+            notes=notes,
+            max_tasks=None,
+            stderr=stderr,
+        )
+
+    with RedisExecutor(url=url, queue=queue_name) as executor:
+        runs = tmp_path / "runs"
+        future = executor.submit(executing.hang_once, str(runs))
+        made = crew.Crew(1, [channel], post, context=multiprocessing.get_context("fork"))
+        made.open()
+        made.start()
+        try:
+
+            def started() -> bool:
+                made.step(0.05)
+                return runs.exists() and bool(executing.lines(str(runs)))
+
+            assert eventually(started, WAIT)
+            victim = int(executing.lines(str(runs))[0])
+            os.kill(victim, signal.SIGKILL)
+
+            def replaced() -> bool:
+                made.step(0.05)
+                return len(sizes) == 2
+
+            assert eventually(replaced, WAIT)
+
+            def run_again() -> bool:
+                made.step(0.05)
+                return future.done()
+
+            assert eventually(run_again, WAIT)
+        finally:
+            made.stop(0.0)
+            executor.shutdown(wait=False, cancel_futures=True)
+    # The task is in the queue when its worker's successor is made.
+    assert sizes[1] == 1
+    assert future.result(WAIT) > 0
+    channel.delete()
+    channel.disconnect()
