@@ -41,10 +41,11 @@ def exchange(
     """
     unblocked = core.unblocked
     fresh = True
+    # The tags of all that is held, if the outcomes are of just that: they need not be sent.
+    whole = list(session.leased) if all_done else _whole(session, outcomes)
     while True:
-        if all_done and session.stale:
-            all_done, outcomes = False, _all(session)
         if session.stale:
+            outcomes, whole = outcomes or _done(whole), []
             held: list[bytes] = []
             found = yield from flows.adopt(core, session, held)
             outcomes = [one for one in outcomes if _holds(session, one[0], held)]
@@ -74,7 +75,7 @@ def exchange(
                 ttl_ms=core.ttl_ms,
                 waiter=waiter,
                 moved=session.moved,
-                all_done=list(session.leased) if all_done else (),
+                held=whole,
             )
         except Disconnected:
             session.stale, session.stale_ahead = True, False
@@ -83,19 +84,21 @@ def exchange(
             session.stale, session.stale_ahead = True, False
             raise
         status = reply[0]
-        if all_done and status == Status.EMPTY and reply[1]:
-            # It is not all, or something is to be freed with it: then one by one.
-            all_done, outcomes = False, _all(session)
+        if whole and status == Status.EMPTY and reply[1]:
+            # That is not all, or something is to be freed with it: then one by one.
+            outcomes, whole = outcomes or _done(whole), []
             continue
         if status in (Status.OK, Status.EMPTY, Status.CLOSED):
             session.known = True
             session.moved = 0
             core.looked = time.monotonic()
-            if all_done:
+            if whole:
                 session.leased.clear()
                 session.marks.clear()
-            _release_all(session, [outcome[0] for outcome in outcomes])
-            all_done, outcomes = False, ()
+            else:
+                for outcome in outcomes:
+                    release(session, outcome[0])
+            outcomes, whole = (), []
             if status == Status.EMPTY:
                 session.paused = bool(reply[3:])
                 session.waiting = not session.paused and (session.waiting or not last_try)
@@ -123,13 +126,13 @@ def exchange(
         elif status == Status.LOST:
             core.forfeited += 1
             session.reset()
-            all_done, outcomes = False, ()
+            outcomes, whole = (), []
             if count == 0:
                 return []
         elif status == Status.AGAIN and fresh:
             # Made anew: nothing of what was held is known there.
             session.reset()
-            all_done, outcomes = False, ()
+            outcomes, whole = (), []
             yield from flows.describe(core)
         else:
             session.reset()
@@ -138,6 +141,14 @@ def exchange(
 
 def _hold(session: Session[Any], items: Sequence[bytes]) -> None:
     leased, marks = session.leased, session.marks
+    if len(items) > 1 and not leased:
+        tags = [item[MESSAGE_ID] for item in items]
+        once = dict.fromkeys(tags, 1)
+        if len(once) == len(tags):
+            # As it mostly is. (The method of `Counter` would count them one by one.)
+            dict.update(leased, once)
+            marks.update(zip(tags, [(item[MARK],) for item in items], strict=True))
+            return
     for item in items:
         # Quicker than a counter's own way.
         tag = item[MESSAGE_ID]
@@ -170,18 +181,19 @@ def release(session: Session[Any], tag: bytes) -> None:
         session.leased[tag], session.marks[tag] = count - 1, marks[1:]
 
 
-def _all(session: Session[Any]) -> list[Outcome]:
-    return [Outcome(tag, None, b"") for tag in session.leased]
+def _whole(session: Session[Any], outcomes: Sequence[Outcome]) -> list[bytes]:
+    """The tags of all that is held if the outcomes are of that, in its order, and bury nothing."""
+    leased = session.leased
+    if len(outcomes) != len(leased):
+        return []
+    tags = [outcome[0] for outcome in outcomes]
+    if leased != dict.fromkeys(tags, 1) or tags != list(leased):
+        return []
+    return [] if any([outcome[3] for outcome in outcomes]) else tags
 
 
-def _release_all(session: Session[Any], tags: list[bytes]) -> None:
-    if len(tags) == len(session.leased) and session.leased == dict.fromkeys(tags, 1):
-        # All that it held, as it mostly is.
-        session.leased.clear()
-        session.marks.clear()
-        return
-    for tag in tags:
-        release(session, tag)
+def _done(tags: Sequence[bytes]) -> list[Outcome]:
+    return [Outcome(tag, None, b"") for tag in tags]
 
 
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pressure.commands import Acks, Command, Outcome, Status, Word
+from pressure.commands import Acks, Command, Outcome, Status, Word, outcome_words
 from pressure.content import Buffer
 from pressure.keys import Keys
 from pressure.scripts import SCRIPTS, Script
@@ -22,7 +22,6 @@ DEPARTED_KEEP_MS = 3_600_000
 """How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
 
 NOTHING = Acks()
-_NO_REPLY = b"\0\0"
 
 
 class Protocol:
@@ -196,34 +195,11 @@ class Protocol:
         ttl_ms: int = 0,
         waiter: str = "",
         moved: int = 0,
-        all_done: Sequence[bytes] = (),
+        held: Sequence[bytes] = (),
     ) -> Command:
-        pairs: dict[bytes, bytes] = {}
-        last, number = None, _NO_REPLY
-        reply_keys: list[bytes] = []
-        numbers: list[bytes] = []
-        tags: list[bytes] = []
-        values: list[bytes] = []
-        reasons: list[int | str] = []
-        for index, (tag, reply, value, reason) in enumerate(outcomes, 1):
-            if reply is not last:
-                # Mostly there is one for all.
-                last = reply
-                number = _NO_REPLY if reply is None else pairs.get(reply.base, b"")
-                if reply is not None and not number:
-                    number = pairs[reply.base] = (len(pairs) + 1).to_bytes(2, "big")
-                    reply_keys += (reply.base, reply.bound, reply.blobs, reply.uploads)
-            numbers.append(number)
-            tags.append(tag)
-            values.append(value)
-            if reason:
-                reasons += (index, reason)
+        words, reply_keys = outcome_words(outcomes, held)
         args: list[Word] = [generation, consumer, client, lease_ms, "1" if known else "", count]
-        args += [ttl_ms, waiter, moved]
-        if all_done:
-            args += [-len(all_done), b"", all_done[0], all_done[-1]]
-        else:
-            args += [len(outcomes), b"".join(numbers), *tags, *values, *reasons]
+        args += [ttl_ms, waiter, moved, *words]
         return self._script(
             "exchange", args, *reply_keys, repeatable=False, taken=self.keys.taken(consumer)
         )

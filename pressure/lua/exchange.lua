@@ -3,7 +3,7 @@
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
 -- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans paused resumed (reply_base reply_bound reply_blobs reply_uploads)...
--- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes (negative: all that it holds are as many items, and done) replies (two bytes per outcome: the number of its four keys, 0: none) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why); if all is done: '' oldest_tag newest_tag
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes (negative: of all that it holds, which are as many items) replies (two bytes per outcome: the number of its four keys, 0: none; two for all if they are of all that it holds and for the same) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why); if they are of all: oldest_tag newest_tag value...
 -- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {EMPTY, outcomes} (it holds others, or one has a blob: nothing was done) | {EMPTY, dropped, expired, 1} (paused) | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
 local base, bound, closed, not_full, room, generation, consumer, leases, departed, taken,
   consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs, dead_letters,
@@ -30,31 +30,33 @@ if whole then
   end
   call('DEL', taken)
 end
-local reasons = {}
-for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
-local dropped, answers = 0, {}
-local values, all = {}, false
-if not whole then values, all = remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false) end
-local for_whom = string.sub(replies, 1, 2)
-if all and outcomes > 1 and #ARGV == BEFORE + 2 * outcomes
-  and replies == string.rep(for_whom, outcomes) and call('EXISTS', blobs) == 0 then
-  -- As it mostly is: all are one client's, and nothing has to be done for each of them.
-  local high, low = string.byte(for_whom, 1, 2)
-  local pair = high * 256 + low
-  if pair > 0 then answers[pair] = slice(BEFORE + outcomes + 1, #ARGV) end
-  values = {}
+local reasons, dropped, answers = {}, 0, {}
+-- The number of the keys of the reply queue that an outcome is for.
+local function pair_of(i)
+  local high, low = string.byte(replies, 2 * i - 1, 2 * i)
+  return high * 256 + low
 end
-for i, value in ipairs(values) do
-  if not value then
-    dropped = dropped + 1
-  else
-    if reasons[i] then bury(dead_letters, value, reasons[i]) else drop_blob(blobs, value, false) end
-    local high, low = string.byte(replies, 2 * i - 1, 2 * i)
-    local pair = high * 256 + low
-    if pair > 0 then
-      local queue = answers[pair] or {}
-      answers[pair] = queue
-      queue[#queue + 1] = ARGV[BEFORE + outcomes + i]
+local function answer(i, value)
+  local pair = pair_of(i)
+  if pair > 0 then
+    local queue = answers[pair] or {}
+    answers[pair] = queue
+    queue[#queue + 1] = value
+  end
+end
+if whole and #replies == 2 then
+  -- As it mostly is: nothing has to be done for each of them.
+  if pair_of(1) > 0 then answers[pair_of(1)] = slice(BEFORE + 3, #ARGV) end
+elseif whole then
+  for i = 1, outcomes do answer(i, ARGV[BEFORE + 2 + i]) end
+else
+  for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
+  for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)) do
+    if not value then
+      dropped = dropped + 1
+    else
+      if reasons[i] then bury(dead_letters, value, reasons[i]) else drop_blob(blobs, value, false) end
+      answer(i, ARGV[BEFORE + outcomes + i])
     end
   end
 end

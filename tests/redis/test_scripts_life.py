@@ -289,20 +289,40 @@ class TestExchange:
         assert p.client.llen(reply.base) == 1
         p.client.delete(reply.bound, reply.base)
 
-    def test_all_is_done_at_once(self, p: Scripts) -> None:
+    def test_all_that_is_held_at_once(self, p: Scripts) -> None:
         p.create()
         p.put(b"a", b"b", b"c", b"d")
         items = self.exchange(p, [], count=3, known=False)[2:]
         tags = [p.tag(item) for item in items]
         for others in (tags[:2], tags[1:], [tags[1], tags[0], tags[2]], [*tags, tags[0]]):
-            assert self.exchange(p, [], count=1, all_done=others) == [Status.EMPTY, len(others)]
+            assert self.exchange(p, [], count=1, held=others) == [Status.EMPTY, len(others)]
             assert p.held() == [b"a", b"b", b"c"], "nothing was done"
         p.client.hset(p.keys.blobs, "chunk", "x")
-        assert self.exchange(p, [], all_done=tags) == [Status.EMPTY, 3], "one may have a blob"
+        assert self.exchange(p, [], held=tags) == [Status.EMPTY, 3], "one may have a blob"
         p.client.delete(p.keys.blobs)
-        status, dropped, *more = self.exchange(p, [], count=1, all_done=tags)
+        status, dropped, *more = self.exchange(p, [], count=1, held=tags)
         assert (status, dropped, p.bodies(more)) == (OK, 0, [b"d"])
         assert p.held() == [b"d"]
-        status, dropped, *_ = self.exchange(p, [], all_done=[p.tag(more[0])])
+        status, dropped, *_ = self.exchange(p, [], held=[p.tag(more[0])])
         assert (status, dropped) == (Status.EMPTY, 0)
+        assert p.held() == []
+
+    @pytest.mark.parametrize("whose", ["aaa", "aba", "a-a", "g--"])
+    def test_answers_to_all_that_is_held(self, p: Scripts, whose: str) -> None:
+        p.create()
+        p.put(b"a", b"b", b"c")
+        tags = [p.tag(item) for item in self.exchange(p, [], count=3, known=False)[2:]]
+        replies = {name: Keys("__scripts__", f"{p.keys.name}-{name}") for name in "abg"}
+        for name in "ab":
+            p.client.set(replies[name].bound, 0)
+        outcomes = [
+            Outcome(tag, replies.get(name), b"" if name == "-" else b"%d" % number)
+            for number, (tag, name) in enumerate(zip(tags, whose, strict=True))
+        ]
+        assert self.exchange(p, outcomes, held=tags)[:2] == [Status.EMPTY, 0]
+        for name in "ab":
+            expected = [b"%d" % number for number in range(3) if whose[number] == name]
+            assert p.client.lrange(replies[name].base, 0, -1)[::-1] == expected
+            p.client.delete(replies[name].bound, replies[name].base)
+        assert p.client.get(p.keys.orphans) == (b"1" if "g" in whose else None)
         assert p.held() == []
