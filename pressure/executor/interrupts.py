@@ -22,7 +22,7 @@ from typing import Any
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
 from pressure.executor.notes import Notes
 
-__all__ = ["Guard", "Unguarded"]
+__all__ = ["Guard", "Unguarded", "left"]
 
 SIGNAL = signal.SIGURG
 """By default it is ignored, so one that arrives where nobody expects it does no harm."""
@@ -154,3 +154,14 @@ class Unguarded:
     def limit(self, timeout: float, grace: float) -> None: ...
 
     def leave(self, depth: int) -> None: ...
+
+
+def left(guard: Guard | Unguarded, depth: int, exc: BaseException) -> BaseException:
+    """Leave the tasks above `depth`, of which `exc` has ended one; returns what ended it."""
+    try:
+        guard.leave(depth)
+    except BaseException as late:
+        # It was interrupted on its way out. Nobody asks twice.
+        guard.leave(depth)
+        return late
+    return exc

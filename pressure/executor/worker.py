@@ -39,7 +39,7 @@ from pressure.executor.capture import Captured
 from pressure.executor.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
 from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.heirs import prepare_signals
-from pressure.executor.interrupts import Guard, Unguarded
+from pressure.executor.interrupts import Guard, Unguarded, left
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
 from pressure.executor.notes import MOST_CLAIMED, Notes
@@ -338,8 +338,7 @@ class Worker:
                 result = completed(result)
             guard.leave(depth)
         except BaseException as exc:
-            guard.leave(depth)
-            kind, payload = pack_exception(exc)
+            kind, payload = pack_exception(left(guard, depth, exc))
         else:
             kind, payload = pack_result(result)
             del result

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from pressure.executor import RedisExecutor, TaskFuture, TaskTerminatedError
+from pressure.executor import RedisExecutor, TaskFuture, TaskTerminatedError, interrupts
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
 from tests.support.waiting import eventually
 
@@ -52,6 +52,10 @@ def clean_up(path: str) -> None:
 
 def pid() -> int:
     return os.getpid()
+
+
+def fail() -> None:
+    raise ValueError("of its own")
 
 
 @pytest.fixture(params=MODES)
@@ -178,3 +182,25 @@ def test_nothing_is_left_behind(url: str, queue_name: str, path: str, client: re
     # The queue itself is the daemons', which stay.
     for key in client.scan_iter(f"*{queue_name}*"):
         client.delete(key)
+
+
+def test_a_task_that_is_told_to_end_as_it_fails_costs_no_worker(
+    url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = interrupts.Guard.leave
+    asked: list[bool] = []
+
+    def interrupted(guard: interrupts.Guard, depth: int) -> None:
+        # A signal's handler may raise wherever a function begins.
+        if guard.stack and not asked:
+            asked.append(True)
+            raise TaskTerminatedError("the task was terminated")
+        leave(guard, depth)
+
+    monkeypatch.setattr(interrupts.Guard, "leave", interrupted)
+    with executor("local", url, queue_name, 1) as made:
+        assert isinstance(made.submit(fail).exception(PATIENCE), TaskTerminatedError)
+        first = made.submit(pid).result(PATIENCE)
+        assert first in made._processes
+        assert isinstance(made.submit(fail).exception(PATIENCE), ValueError)
+        assert made.submit(pid).result(PATIENCE) == first
