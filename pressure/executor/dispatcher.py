@@ -108,6 +108,7 @@ class Dispatcher:
         self.resolving = False
         """Whether futures are being resolved, and their callbacks called, at the moment."""
         self._threads: list[threading.Thread] = []
+        self._idents: set[int | None] = set()
         self.on_idle: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -122,6 +123,7 @@ class Dispatcher:
                 thread = threading.Thread(target=target, name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
+                self._idents.add(thread.ident)
         except RuntimeError as exc:
             # No thread can be started any more.
             self.fail(exc)
@@ -151,7 +153,7 @@ class Dispatcher:
         if ledger.idle and self._sender.submit(task_id, task):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
-        may_wait = ledger.limited and threading.current_thread() not in self._threads
+        may_wait = threading.get_ident() not in self._idents
         if not ledger.add(task_id, task, may_wait=may_wait):
             if ledger.failure is not None:
                 raise fresh(ledger.failure)

@@ -20,6 +20,10 @@ __all__ = ["Batch", "Ledger"]
 
 
 BATCH_BYTES = 4 * 1024 * 1024
+GIVE_WAY = 1000
+"""After so many tasks in a row, who submits them lets the other threads come to the interpreter,"""
+GIVE_WAY_FOR = 0.002
+"""for so long (seconds) at most. They would get it only every 5 ms, and workers wait for tasks."""
 
 # Quicker than the class itself, for what is made for each task.
 _record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)
@@ -40,11 +44,14 @@ class Ledger:
         self._window = window
         self._most = most
         self._max_pending = max_pending
-        self.limited = max_pending is not None
         lock = self._lock = threading.Lock()
         self.condition = threading.Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
         self._room = threading.Condition(lock)
+        self._way = threading.Condition(lock)
+        # How many tasks were added since somebody gave way, and whether others did anything since.
+        self._in_a_row = 0
+        self._progress = False
         self.tasks: dict[bytes, PendingTask] = {}
         self.sent: set[bytes] = set()
         self.sending: set[bytes] = set()
@@ -76,6 +83,11 @@ class Ledger:
             if self.idle:
                 self.idle = False
                 self.condition.notify_all()
+            self._in_a_row += 1
+            if self._in_a_row >= GIVE_WAY and self._progress and may_wait:
+                # If they do nothing meanwhile, they wait for the server, and none waits for them.
+                self._in_a_row, self._progress = 0, False
+                self._way.wait(GIVE_WAY_FOR)
             return True
 
     def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
@@ -128,6 +140,7 @@ class Ledger:
                     needs += task.needs
                 self.sent.add(task_id)
                 self.sending.add(task_id)
+        self._progressed()
         return Batch(records, needs, self.losses)
 
     def delivered(self, batch: Batch, accepted: int, number: int) -> list[PendingTask]:
@@ -236,7 +249,12 @@ class Ledger:
         self.sent.discard(task_id)
         return self.tasks.pop(task_id, None)
 
+    def _progressed(self) -> None:
+        self._progress = True
+        self._way.notify_all()
+
     def settled(self) -> None:
+        self._progressed()
         if self.idle and (self._unsent or (self.finishing and not self.tasks)):
             self.idle = False
             self.condition.notify_all()
