@@ -28,6 +28,11 @@ LAST_TRY = 1.0
 """How long a reply is waited for at least, even if the caller's deadline has passed."""
 
 
+def _is_fit(session: Session[Link]) -> bool:
+    """Whether a session is in order, and connected: nobody shall wait for that."""
+    return session.known and not (session.stale or session.waiting) and bool(session.link.waiter)
+
+
 class _Sessions(Protocol):
     """Where sessions are borrowed (`pressure.handle.Handle`)."""
 
@@ -73,7 +78,7 @@ class Prefetch:
             self.at = -1
             session = self._sessions.acquire(taking=True)
             try:
-                if session.known and not (session.stale or session.waiting):
+                if _is_fit(session):
                     self._send(session, count)
             finally:
                 if self._asked is None:
