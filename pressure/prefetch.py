@@ -70,8 +70,9 @@ class Prefetch:
         left = len(self._core.buffer)
         self.at = left - left // 4 if left >= LEAST else -1
 
-    def ask(self, count: int) -> None:
-        """Ask for up to `count` items, unless that is under way, or no session is fit for it."""
+    def ask(self, count: int, *, in_order: bool) -> None:
+        """Ask for up to `count` items, unless that is under way, or no session is fit for it.
+        `in_order`: all that was handed out was so by one thread, in the order of taking."""
         if self._asked is not None or not self._lock.acquire(blocking=False):
             return
         try:
@@ -79,18 +80,19 @@ class Prefetch:
             session = self._sessions.acquire(taking=True)
             try:
                 if _is_fit(session):
-                    self._send(session, count)
+                    self._send(session, count, in_order)
             finally:
                 if self._asked is None:
                     self._sessions.release(session)
         finally:
             self._lock.release()
 
-    def _send(self, session: Session[Link], count: int) -> None:
+    def _send(self, session: Session[Link], count: int, in_order: bool) -> None:
         core = self._core
         acks = session.collect()
         # Raw items may be alike: that their acknowledgement was carried out shows in no list.
         number = session.next_number() if acks.tags and core.raw else 0
+        in_a_row = in_order and not core.raw and session.may_shorten(acks)
         try:
             command = core.protocol.take(
                 core.generation,
@@ -104,6 +106,7 @@ class Prefetch:
                 ttl_ms=core.ttl_ms,
                 number=number,
                 acks=acks,
+                in_a_row=in_a_row,
             )
             session.link.send(command)
             self._asked = _Asked(session, number, acks, time.monotonic())
@@ -130,7 +133,7 @@ class Prefetch:
                 return bool(self._core.buffer)
             session = asked.session
             try:
-                return self._accept(session, session.link.receive(patience))
+                return self._accept(asked, session.link.receive(patience))
             except (Broken, TimeoutError, PressureError):
                 session.link.close()
                 session.doubt(asked.number, asked.acks)
@@ -149,9 +152,12 @@ class Prefetch:
         if asked is not None and now - asked.at >= patience:
             self.finish(now)
 
-    def _accept(self, session: Session[Link], reply: Any) -> bool:
-        core = self._core
+    def _accept(self, asked: _Asked, reply: Any) -> bool:
+        core, session = self._core, asked.session
         status = reply[0]
+        if status == Status.EMPTY and len(reply) == 1:
+            session.scattered(asked.acks)
+            return False
         if status == Status.OK:
             core.store_ahead(session, "a", reply[1:])
             self.stored()

@@ -160,7 +160,9 @@ class Protocol:
         waiter: str = "",
         number: int = 0,
         acks: Acks = NOTHING,
+        in_a_row: bool = False,
     ) -> Command:
+        tags = (acks.tags[0], acks.tags[-1]) if in_a_row else acks.tags
         return self._script(
             "take",
             (
@@ -176,7 +178,7 @@ class Protocol:
                 waiter,
                 number,
                 acks.kinds,
-                *acks.tags,
+                *tags,
             ),
             repeatable=False,
             taken=self.keys.taken(consumer),

@@ -43,6 +43,7 @@ class Session(Generic[L]):
         "consumer",
         "heir",
         "hold",
+        "in_a_row",
         "known",
         "leased",
         "life",
@@ -69,6 +70,8 @@ class Session(Generic[L]):
         # The last number that the server confirmed, if this can make good what a server lacks that
         # took over from it; else -1.
         self.confirmed = -1
+        # Whether a prefetch may name what it acknowledges by its first and last.
+        self.in_a_row = True
         # How many places each put should reserve for the next ones (-1: none, ever), and how many
         # are reserved.
         self.hold = -1
@@ -135,10 +138,20 @@ class Session(Generic[L]):
         self.collected = time.monotonic()
         if not pending:
             return Acks()
-        taken = []
-        while pending:
-            taken.append(pending.popleft())
-        return Acks("".join(kind for kind, _ in taken), [tag for _, tag in taken])
+        # What another thread appends meanwhile stays.
+        kinds, tags = zip(*[pending.popleft() for _ in range(len(pending))], strict=True)
+        return Acks("".join(kinds), tags)
+
+    def may_shorten(self, acks: Acks) -> bool:
+        """Whether it may suffice to name the first and the last of these, which are in the order
+        of taking."""
+        may, self.in_a_row = self.in_a_row and len(acks.tags) > 2, True
+        return may and not self.opening
+
+    def scattered(self, acks: Acks) -> None:
+        """These are not in a row, and were not acknowledged: each is named the next time."""
+        self.in_a_row = False
+        self.pending.extendleft(reversed(list(zip(acks.kinds, acks.tags, strict=True))))
 
     def doubt(self, number: int, acks: Acks) -> None:
         """The reply to these acknowledgements was lost; `resolve` says what became of them."""

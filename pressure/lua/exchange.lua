@@ -51,7 +51,7 @@ elseif whole then
   for i = 1, outcomes do answer(i, ARGV[BEFORE + 2 + i]) end
 else
   for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
-  for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false)) do
+  for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false, outcomes)) do
     if not value then
       dropped = dropped + 1
     else

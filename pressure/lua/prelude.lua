@@ -121,10 +121,14 @@ end
 
 -- Remove the items with these tags from a taken list. Returns their values, in the order of the
 -- tags, with false for those that are not there, and whether all were. Tags in the order of taking
--- cost two commands.
-local function remove(taken, tags, raw)
+-- cost two commands. With a `count` that exceeds the tags, it is that many of the oldest.
+local function remove(taken, tags, raw, count)
   local values = {}
   if #tags == 0 then return values, true end
+  if count and #tags < count then
+    call('LTRIM', taken, 0, -count - 1)
+    return values, true
+  end
   if #tags == 1 then
     local value = call('RPOP', taken)
     if value and tag_of(value, raw) == tags[1] then return {value}, true end
@@ -218,7 +222,7 @@ local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetch
     call('HSET', producers, id, string.format('%d:0:%d', number, now_ms()))
   end
   local found = {g = 0, a = 0, f = 0}
-  local values, all = remove(taken, tags, raw)
+  local values, all = remove(taken, tags, raw, #kinds)
   if all and call('EXISTS', blobs) == 0 then
     for kind in pairs(found) do found[kind] = select(2, string.gsub(kinds, kind, '')) end
   else

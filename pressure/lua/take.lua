@@ -2,8 +2,8 @@
 -- Acknowledge what the consumer is done with, and move up to `count` of the oldest items into its
 -- taken list. Finding nothing, register the caller as about to block.
 -- KEYS  base bound closed not_full room generation consumer_free consumer leases departed taken consumed_messages consumed_bytes fetched prefetched waiters joiners joined blobs producer producers paused resumed
--- ARGV  generation consumer client lease_ms known ("1": it has taken before, "2": and is not registered as blocked) count ahead ("1": items after the first are fetched ahead, "2": the first as well) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`)
--- reply {OK, item...} | {EMPTY, expired, fetched_ahead} | {EMPTY, expired, 0, 1} (paused) | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before, "2": and is not registered as blocked) count ahead ("1": items after the first are fetched ahead, "2": the first as well) raw ttl_ms waiter ("": none, "-": no longer blocked) number kinds tag... (see `acknowledge`; only the first and the last if they are of the oldest items that it holds, in a row)
+-- reply {OK, item...} | {EMPTY} (these are not in a row, or one has a blob: nothing was done) | {EMPTY, expired, fetched_ahead} | {EMPTY, expired, 0, 1} (paused) | {CLOSED, fetched_ahead} | {ABSENT} | {AGAIN} | {LOST} | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, consumer_free, consumer, leases, departed,
   taken, consumed_messages, consumed_bytes, fetched, prefetched, waiters, joiners, joined, blobs,
   producer, producers, paused, resumed = unpack(KEYS)
@@ -51,7 +51,13 @@ if not call('ZSCORE', leases, id) then
     expire(ttl_ms, fetched, leases)
   end
 end
-local _, made_room = acknowledge(taken, kinds, slice(FIRST, #ARGV), id, number, raw, producers, fetched,
+local tags = slice(FIRST, #ARGV)
+if #kinds > #tags and (call('EXISTS', blobs) == 1
+    or tag_of(call('LINDEX', taken, -1) or '', raw) ~= tags[1]
+    or tag_of(call('LINDEX', taken, -#kinds) or '', raw) ~= tags[2]) then
+  return {EMPTY}
+end
+local _, made_room = acknowledge(taken, kinds, tags, id, number, raw, producers, fetched,
   prefetched, blobs, joiners, joined, base)
 if ttl_ms > 0 and number > 0 then call('PEXPIRE', producers, ttl_ms) end
 if waiter ~= '' then call('HDEL', waiters, id) end

@@ -62,13 +62,6 @@ class _Handle(Generic[T]):
         self._remote.call(lifecycle.delete(self._remote.core))
         self._remote.handle.forget_queue()
 
-    def _get(self, until: float | None) -> T:
-        try:
-            item: T = self._remote.get(until)
-        except QueueEmptyError:
-            raise Empty from None
-        return item
-
 
 class Queue(_Handle[T]):
     """As `multiprocessing.Queue`. An unbounded queue's `put` never waits for the server to come
@@ -117,7 +110,11 @@ class Queue(_Handle[T]):
         if until is not None:
             # What this process has put is there.
             self._producer.settle()
-        return self._get(until)
+        try:
+            item: T = self._remote.get(until)
+        except QueueEmptyError:
+            raise Empty from None
+        return item
 
     def put_nowait(self, obj: T) -> None:
         self.put(obj, False)
@@ -199,7 +196,8 @@ class SimpleQueue(_Handle[T]):
 
     def get(self) -> T:
         self._check_open()
-        return self._get(None)
+        item: T = self._remote.get(None)
+        return item
 
     def empty(self) -> bool:
         self._check_open()

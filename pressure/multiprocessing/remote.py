@@ -92,6 +92,8 @@ class Remote:
         self.handle = Handle(self.core, address)
         self._pace = Pace()
         self._expects_to_wait = False
+        # The one that gets items; -1 if there are several.
+        self._thread = 0
         self.counts_done = False
         """Whether items are unfinished until task_done() is called, which may be at any time."""
         self.caretaker = Caretaker(self.core, self.handle, owner=creator and where.ttl is not None)
@@ -158,9 +160,12 @@ class Remote:
         Raises `QueueEmptyError`.
         """
         core, prefetch = self.core, self.handle.prefetch
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread = -1 if self._thread else thread
         while True:
             if len(core.buffer) <= prefetch.at:
-                prefetch.ask(self._pace.next_count())
+                prefetch.ask(self._pace.next_count(), in_order=self._thread == thread)
             ahead = core.pop_ahead()
             if ahead is not None:
                 obj = self._hand_out(ahead)

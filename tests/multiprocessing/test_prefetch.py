@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -33,6 +33,13 @@ def filled(url: str) -> Iterator[Any]:
     made.join_thread()
     with contextlib.suppress(QueueDoesNotExistError):
         made.delete()
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.005)
 
 
 def get_until_asked(made: Any) -> list[int]:
@@ -98,6 +105,24 @@ def test_what_was_asked_for_and_not_used_goes_back(filled: Any, client: redis.Re
 def test_the_size_is_exact_while_more_is_asked_for(filled: Any) -> None:
     got = get_until_asked(filled)
     assert filled.qsize() == MANY - len(got)
+
+
+def test_what_is_not_in_a_row_is_acknowledged_one_by_one(filled: Any, client: redis.Redis) -> None:
+    remote = filled._remote
+    got = get_until_asked(filled)
+    remote.handle.prefetch.finish()
+    # One that this process doesn't know of, between those that are handed out and the others.
+    (session,) = [one for one in remote.core.sessions if one.known]
+    taken = remote.core.protocol.keys.taken(session.consumer)
+    codec = remote.core.codec
+    other = codec.pack_plain(b"i" * 16, remote.core.serialize("other"))
+    client.linsert(taken, "BEFORE", client.lindex(taken, -2), other)  # type: ignore[arg-type]
+    got += get_until_asked(filled)
+    remote.handle.prefetch.finish()
+    got += [filled.get(timeout=PATIENCE) for _ in range(MANY - len(got))]
+    assert got == list(range(MANY))
+    eventually(lambda: client.lrange(taken, 0, -1) == [other])
+    client.delete(taken)
 
 
 def test_a_lost_reply_loses_nothing(url: str) -> None:

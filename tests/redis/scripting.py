@@ -113,6 +113,7 @@ class Scripts:
         waiter: str = "",
         number: int = 0,
         acks: Acks | None = None,
+        in_a_row: bool = False,
     ) -> Any:
         command = self.protocol.take(
             generation,
@@ -126,6 +127,7 @@ class Scripts:
             waiter=waiter,
             number=number,
             acks=acks or Acks(),
+            in_a_row=in_a_row,
         )
         return self.run(command)
 

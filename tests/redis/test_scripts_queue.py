@@ -186,6 +186,26 @@ class TestTake:
             s.take(b"waiting", known=True)
         assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "the last is left"
 
+    def test_the_oldest_in_a_row_are_acknowledged(self, s: Scripts) -> None:
+        s.create()
+        s.put(*(b"%d" % number for number in range(8)))
+        items = s.take(count=6, ahead=True)[1:]
+        for others in (items[1:4], [items[0], items[2], items[3]], [items[1], items[0], items[2]]):
+            acks = s.acks("a", others)
+            assert s.take(known=True, count=1, acks=acks, in_a_row=True, number=1) == [Status.EMPTY]
+            assert len(s.held()) == 6, "nothing was done"
+        acks = Acks("gaa", s.acks("a", items[:3]).tags)
+        assert len(s.take(known=True, count=1, acks=acks, in_a_row=True, number=1)) == 2
+        assert s.held() == [b"3", b"4", b"5", b"6"]
+        assert (s.fetched(), s.ahead()) == (3, 3)
+        s.client.hset(s.keys.blobs, "chunk", "x")
+        acks = s.acks("a", items[3:])
+        refused = s.take(known=True, count=1, acks=acks, in_a_row=True, number=2)
+        assert refused == [Status.EMPTY], "one may have a blob"
+        assert s.take(known=True, count=1, acks=acks, number=2)[0] == OK
+        assert s.held() == [b"6", b"7"]
+        s.client.delete(s.keys.blobs)
+
     def test_a_0_15_consumer_holds_the_role(self, s: Scripts) -> None:
         s.create()
         s.put(b"a")
