@@ -167,7 +167,7 @@ def test_fifty_waiters_wake_on_delete(url: str, queue_name: str) -> None:
 
 def hold_a_lease(url: str, name: str) -> None:
     async def main() -> None:
-        queue: PressureQueue[int] = PressureQueue(name, url=url, settings=Settings(lease=1.0))
+        queue: PressureQueue[int] = PressureQueue(name, url=url, settings=Settings(lease=2.0))
         async with queue.lease() as item:
             report("leased", item)
             await asyncio.sleep(60)
@@ -185,7 +185,7 @@ def test_the_lease_of_a_killed_consumer_comes_back(
         child = spawn_child(hold_a_lease, url, queue_name)
         assert await asyncio.to_thread(child.wait_for, "leased") == 7
         joiner = asyncio.create_task(queue.join())
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
         assert await queue.qsize() == 0, "the lease was not renewed"
         child.kill()
         assert child.wait() == -signal.SIGKILL

@@ -178,14 +178,14 @@ def test_a_cancelled_lease_is_given_back_uncharged(url: str, queue_name: str) ->
 
 def test_a_lease_outlives_a_loop_that_is_held_up(url: str, queue_name: str) -> None:
     async def main() -> None:
-        settings = Settings(lease=1.0)
+        settings = Settings(lease=2.0)
         queue: PressureQueue[int] = PressureQueue(queue_name, url=url, settings=settings)
         await queue.create()
         await queue.put(1)
         # A second consumer, which reaps what has run out.
         with pressure.PressureQueue[int](queue_name, url=url, settings=settings) as other:
             async with queue.lease():
-                deadline = time.monotonic() + 2.5
+                deadline = time.monotonic() + 3.0
                 while time.monotonic() < deadline:
                     with pytest.raises(pressure.QueueEmptyError):
                         other.get_nowait()
@@ -267,12 +267,12 @@ def test_a_client_of_ones_own(
     own_client: redis.Redis | redis.asyncio.Redis, queue_name: str
 ) -> None:
     async def main() -> None:
-        settings = Settings(lease=0.5)
+        settings = Settings(lease=1.5)
         queue: PressureQueue[int] = PressureQueue(queue_name, client=own_client, settings=settings)
         await queue.create()
         await queue.put(1)
         async with queue.lease() as item:
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(2.0)
         assert item == 1
         assert await queue.unfinished_tasks() == 0
 

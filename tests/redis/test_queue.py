@@ -452,11 +452,11 @@ def test_a_lease_that_fails(q: Queue) -> None:
 
 
 def test_a_lease_outlives_its_time_while_its_holder_lives(make: Callable[..., Queue]) -> None:
-    q = make(settings=Settings(lease=0.6))
+    q = make(settings=Settings(lease=1.5))
     q.create()
     q.put("long")
     with q.lease() as item:
-        time.sleep(1.5)
+        time.sleep(2.0)
         with pytest.raises(pressure.QueueEmptyError):
             make().get(timeout=0.1)
         assert item == "long"
