@@ -146,7 +146,7 @@ class Handle:
         core = self.core
         self.prefetch.finish_late(now, keeper.TICK / 2)
         # Nor may a slow consumer sit on a batch, however steadily it draws on it.
-        if core.buffer and now - min(core.popped, core.stored + keeper.TICK) >= keeper.TICK:
+        if now - core.kept_since() >= keeper.TICK:
             self.give_back_ahead()
         self._look_after(self._idle(now), self._settle)
         with self._lock:

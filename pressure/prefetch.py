@@ -40,6 +40,7 @@ class _Asked(NamedTuple):
     """A request that is under way, over a session that is borrowed until the reply is read."""
 
     session: Session[Link]
+    life: int
     number: int
     acks: Acks
     at: float
@@ -86,6 +87,7 @@ class Prefetch:
         acks = session.collect()
         # Raw items may be alike: that their acknowledgement was carried out shows in no list.
         number = session.next_number() if acks.tags and core.raw else 0
+        life, now = session.life, time.monotonic()
         try:
             command = core.protocol.take(
                 core.generation,
@@ -101,7 +103,7 @@ class Prefetch:
                 acks=acks,
             )
             session.link.send(command)
-            self._asked = _Asked(session, number, acks, time.monotonic())
+            self._asked = _Asked(session, life, number, acks, now)
         except (Broken, PressureError):
             session.doubt(number, acks)
         except BaseException:
@@ -125,7 +127,7 @@ class Prefetch:
                 return bool(self._core.buffer)
             session = asked.session
             try:
-                return self._accept(session, session.link.receive(patience))
+                return self._accept(asked, session.link.receive(patience))
             except (Broken, TimeoutError, PressureError):
                 session.link.close()
                 session.doubt(asked.number, asked.acks)
@@ -144,11 +146,17 @@ class Prefetch:
         if asked is not None and now - asked.at >= patience:
             self.finish(now)
 
-    def _accept(self, session: Session[Link], reply: Any) -> bool:
-        core = self._core
+    def _accept(self, asked: _Asked, reply: Any) -> bool:
+        core, session = self._core, asked.session
         status = reply[0]
+        late = time.monotonic() - asked.at > core.settings.lease / 2
+        if status == Status.OK and (late or session.life != asked.life):
+            # This process stood still, or has heard already that the lease is lost: the items may
+            # be another's by now. The session looks.
+            session.doubt(asked.number, asked.acks)
+            return False
         if status == Status.OK:
-            core.store_ahead(session, "a", reply[1:])
+            core.store_ahead(session, "a", reply[1:], asked.at)
             self.stored()
             return True
         if status == Status.LOST:

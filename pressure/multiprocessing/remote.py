@@ -176,7 +176,7 @@ class Remote:
                 return obj
 
     def _hand_out(self, ahead: Ahead[Link]) -> Any:
-        session, _, mark, item = ahead
+        session, _, mark, item, _ = ahead
         try:
             obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:
