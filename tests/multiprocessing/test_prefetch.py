@@ -172,6 +172,29 @@ def test_items_are_not_kept_longer_because_others_came(filled: Any) -> None:
     assert core.kept_since() < oldest + 0.1
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_get_that_is_cut_short_loses_no_item(
+    when: str, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes as it hands out what was fetched ahead."""
+    remote = filled._remote
+    got = get_until_asked(filled)
+    hand_out = remote._hand_out
+
+    def cut_short(ahead: Any) -> None:
+        if when == "after":
+            hand_out(ahead)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "_hand_out", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            filled.get(timeout=PATIENCE)
+    got += [filled.get(timeout=PATIENCE) for _ in range(MANY - len(got))]
+    assert sorted(got) == list(range(MANY))
+    assert filled.empty()
+
+
 def test_a_deleted_queue_is_noticed(filled: Any) -> None:
     get_until_asked(filled)
     filled.delete()
