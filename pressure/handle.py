@@ -195,17 +195,11 @@ class Handle:
     def _settle(self, session: Session[Link]) -> None:
         self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
 
-    def flush(self, session: Session[Link]) -> None:
-        """Send the acknowledgements that wait in a session."""
-        if session.pending:
-            flow = upkeep.acknowledge(self.core, session)
-            self.run(flow, session, time.monotonic() + FAREWELL)
-
     def flush_idle(self) -> None:
-        """Send what waits in all sessions that nobody is using."""
+        """Send what waits in all sessions that nobody is using, also after a lost reply."""
         self.prefetch.finish()
-        due = self._borrow(lambda session: bool(session.pending) and not session.stale)
-        self._look_after(due, self.flush)
+        due = self._borrow(lambda session: bool(session.pending) or session.stale)
+        self._look_after(due, self._settle)
 
     def give_back_ahead(self) -> None:
         self._farewell_call(upkeep.give_back_ahead(self.core))

@@ -195,6 +195,29 @@ def test_a_get_that_is_cut_short_loses_no_item(
     assert filled.empty()
 
 
+def test_after_a_lost_reply_items_are_done(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the keeper has found out what was acknowledged."""
+    with FaultyProxy(url) as proxy:
+        made: Any = mp.JoinableQueue(url=proxy.url)
+        monkeypatch.setattr(made._remote.handle, "maintain", lambda now: now + PATIENCE)
+        for number in range(MANY):
+            made.put(number)
+        got = get_until_asking(made)
+        for _ in got:
+            made.task_done()
+        fault = proxy.drop_next_reply()
+        while len(got) < MANY:
+            got.append(made.get(timeout=PATIENCE))
+            made.task_done()
+        assert fault.struck
+        assert got == list(range(MANY))
+        with pytest.raises(ValueError):
+            made.task_done()
+        made.join()
+        made.delete()
+        made.close()
+
+
 def test_a_deleted_queue_is_noticed(filled: Any) -> None:
     get_until_asked(filled)
     filled.delete()
