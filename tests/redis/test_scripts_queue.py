@@ -185,6 +185,8 @@ class TestTake:
         while s.length() > 1:
             s.take(b"waiting", known=True)
         assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "the last is left"
+        s.run(s.protocol.close(GENERATION, ME))
+        assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "and not drained"
 
     def test_a_0_15_consumer_holds_the_role(self, s: Scripts) -> None:
         s.create()
