@@ -224,8 +224,7 @@ class Pool:
         now = time.monotonic()
         try:
             # Nor may a slow consumer sit on a batch, however steadily it draws on it.
-            last = min(self.core.popped, self.core.stored + keeper.TICK)
-            if self.core.buffer and now - last >= keeper.TICK:
+            if now - self.core.kept_since() >= keeper.TICK:
                 await self._farewell(upkeep.give_back_ahead(self.core))
             for session in self._to_settle():
                 if now - session.used >= keeper.TICK / 2 and session in self._consumers:

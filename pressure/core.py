@@ -34,6 +34,10 @@ __all__ = ["Ahead", "Core", "Settings", "readable_client_id", "reason"]
 
 log = logging.getLogger("pressure")
 
+SPARED = 0.05
+"""A consumer that uses them steadily may keep items so much longer (seconds) that it has fetched
+ahead."""
+
 L = TypeVar("L", bound=Movable)
 
 
@@ -104,12 +108,14 @@ def _settings(*values: Any) -> Settings:
 
 
 class Ahead(NamedTuple, Generic[L]):
-    """An item that was taken and not yet handed out, and how it will be acknowledged."""
+    """An item that was taken and not yet handed out, and how it will be acknowledged. `at`: since
+    when it may be held here (monotonic)."""
 
     session: Session[L]
     life: int
     mark: tuple[str, bytes]
     item: bytes
+    at: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -158,7 +164,7 @@ class Core(Generic[L]):
         self._numbers: Iterator[int] = itertools.count()
         self.sessions: list[Session[L]] = []
         self.buffer: deque[Ahead[L]] = deque()
-        self.popped = self.stored = 0.0
+        self.popped = 0.0
         self._moving = threading.Lock()
         self.learn(self.generation, self.bound)
 
@@ -225,7 +231,7 @@ class Core(Generic[L]):
                     ahead = self.buffer[0]
                     self.buffer.popleft()
                     ahead.session.opening.append(ahead.mark)
-                if now - self.stored > self.settings.lease / 2:
+                if now - ahead.at > self.settings.lease / 2:
                     # This process stood still; the item may be another's by now. Look again.
                     ahead.session.stale = True
                 elif ahead.life == ahead.session.life:
@@ -300,11 +306,27 @@ class Core(Generic[L]):
             ]
             return waiting + session.opening
 
-    def store_ahead(self, session: Session[L], kind: str, items: Iterable[bytes]) -> None:
-        """Keep items for the calls that follow."""
+    def store_ahead(
+        self, session: Session[L], kind: str, items: Iterable[bytes], at: float | None = None
+    ) -> None:
+        """Keep items for the calls that follow. `at`: when they were asked for (monotonic; None:
+        just now)."""
         life, tag_of = session.life, digest if self.raw else envelope.message_id
-        self.buffer.extend([_ahead((session, life, (kind, tag_of(item)), item)) for item in items])
-        self.popped = self.stored = time.monotonic()
+        now = time.monotonic()
+        since = now if at is None else at
+        self.buffer.extend(
+            [_ahead((session, life, (kind, tag_of(item)), item, since)) for item in items]
+        )
+        self.popped = now
+
+    def kept_since(self) -> float:
+        """Since when (monotonic) items are kept that were fetched ahead: when one was last handed
+        out, but no later than `SPARED` after the oldest came. Infinity if there are none."""
+        try:
+            oldest = self.buffer[0]
+        except IndexError:
+            return float("inf")
+        return min(self.popped, oldest.at + SPARED)
 
     def unsettled(self, *, but: Session[L]) -> bool:
         """Whether another session may hold something that nobody has seen."""

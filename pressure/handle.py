@@ -146,7 +146,7 @@ class Handle:
         core = self.core
         self.prefetch.finish_late(now, keeper.TICK / 2)
         # Nor may a slow consumer sit on a batch, however steadily it draws on it.
-        if core.buffer and now - min(core.popped, core.stored + keeper.TICK) >= keeper.TICK:
+        if now - core.kept_since() >= keeper.TICK:
             self.give_back_ahead()
         self._look_after(self._idle(now), self._settle)
         with self._lock:
@@ -195,17 +195,11 @@ class Handle:
     def _settle(self, session: Session[Link]) -> None:
         self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
 
-    def flush(self, session: Session[Link]) -> None:
-        """Send the acknowledgements that wait in a session."""
-        if session.pending:
-            flow = upkeep.acknowledge(self.core, session)
-            self.run(flow, session, time.monotonic() + FAREWELL)
-
     def flush_idle(self) -> None:
-        """Send what waits in all sessions that nobody is using."""
+        """Send what waits in all sessions that nobody is using, also after a lost reply."""
         self.prefetch.finish()
-        due = self._borrow(lambda session: bool(session.pending) and not session.stale)
-        self._look_after(due, self.flush)
+        due = self._borrow(lambda session: bool(session.pending) or session.stale)
+        self._look_after(due, self._settle)
 
     def give_back_ahead(self) -> None:
         self._farewell_call(upkeep.give_back_ahead(self.core))

@@ -43,4 +43,5 @@ def _plain(word: Word | bytearray) -> object:
         return bytes(word)
     if isinstance(word, int):
         return b"%d" % word
-    return repr(word).encode() if isinstance(word, float) else word
+    # A subclass, as NumPy's, may write itself otherwise.
+    return float.__repr__(word).encode() if isinstance(word, float) else word

@@ -45,6 +45,7 @@ class _Asked(NamedTuple):
     """A request that is under way, over a session that is borrowed until the reply is read."""
 
     session: Session[Link]
+    life: int
     number: int
     acks: Acks
     at: float
@@ -93,6 +94,7 @@ class Prefetch:
         # Raw items may be alike: that their acknowledgement was carried out shows in no list.
         number = session.next_number() if acks.tags and core.raw else 0
         in_a_row = in_order and not core.raw and session.may_shorten(acks)
+        life, now = session.life, time.monotonic()
         try:
             command = core.protocol.take(
                 core.generation,
@@ -109,7 +111,7 @@ class Prefetch:
                 in_a_row=in_a_row,
             )
             session.link.send(command)
-            self._asked = _Asked(session, number, acks, time.monotonic())
+            self._asked = _Asked(session, life, number, acks, now)
         except (Broken, PressureError):
             session.doubt(number, acks)
         except BaseException:
@@ -155,11 +157,18 @@ class Prefetch:
     def _accept(self, asked: _Asked, reply: Any) -> bool:
         core, session = self._core, asked.session
         status = reply[0]
-        if status == Status.EMPTY and len(reply) == 1:
+        late = time.monotonic() - asked.at > core.settings.lease / 2
+        refused = status == Status.EMPTY and len(reply) == 1
+        if (status == Status.OK or refused) and (late or session.life != asked.life):
+            # This process stood still, or has heard already that the lease is lost: the items may
+            # be another's by now. The session looks.
+            session.doubt(asked.number, asked.acks)
+            return False
+        if refused:
             session.scattered(asked.acks)
             return False
         if status == Status.OK:
-            core.store_ahead(session, "a", reply[1:])
+            core.store_ahead(session, "a", reply[1:], asked.at)
             self.stored()
             return True
         if status == Status.LOST:

@@ -82,7 +82,8 @@ local items = count > 0 and not pausing and call('RPOP', base, count) or {}
 if #items == 0 then
   if made_room and tonumber(limit) > 0 then restore_room(base, bound, prefetched, not_full, room) end
   local ahead_of_us = tonumber(call('HGET', prefetched, '*') or 0)
-  if call('EXISTS', closed) == 1 and not (pausing and call('EXISTS', base) == 1) then
+  local passed_over = (pausing or count == 0) and call('EXISTS', base) == 1
+  if call('EXISTS', closed) == 1 and not passed_over then
     call('HDEL', waiters, id)
     return {CLOSED, ahead_of_us}
   end

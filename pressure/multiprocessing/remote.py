@@ -6,6 +6,7 @@ There is one `Remote` for each queue in a process, however many handles it has. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import threading
@@ -20,6 +21,7 @@ from pressure.core import Ahead, Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
     PayloadError,
+    PressureError,
     QueueAlreadyExistsError,
     QueueClosedError,
     QueueDoesNotExistError,
@@ -163,25 +165,35 @@ class Remote:
         thread = threading.get_ident()
         if thread != self._thread:
             self._thread = -1 if self._thread else thread
-        while True:
-            if len(core.buffer) <= prefetch.at:
-                prefetch.ask(self._pace.next_count(), in_order=self._thread == thread)
-            ahead = core.pop_ahead()
+        ahead: Ahead[Link] | None = None
+        try:
+            while True:
+                if len(core.buffer) <= prefetch.at:
+                    prefetch.ask(self._pace.next_count(), in_order=self._thread == thread)
+                ahead = core.pop_ahead()
+                if ahead is not None:
+                    obj = self._hand_out(ahead)
+                elif prefetch.under_way:
+                    if prefetch.finish(until):
+                        self._pace.fetched()
+                    continue
+                elif self._expects_to_wait:
+                    obj = self._wait(until)
+                else:
+                    obj = self._fetch(until)
+                if obj is not items.SKIPPED:
+                    return obj
+        except PressureError:
+            raise
+        except BaseException:
+            # Cut short (by Ctrl-C, say).
             if ahead is not None:
-                obj = self._hand_out(ahead)
-            elif prefetch.under_way:
-                if prefetch.finish(until):
-                    self._pace.fetched()
-                continue
-            elif self._expects_to_wait:
-                obj = self._wait(until)
-            else:
-                obj = self._fetch(until)
-            if obj is not items.SKIPPED:
-                return obj
+                core.abandon([ahead])
+                self.handle.keep_up()
+            raise
 
     def _hand_out(self, ahead: Ahead[Link]) -> Any:
-        session, _, mark, item = ahead
+        session, _, mark, item, _ = ahead
         try:
             obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:
@@ -201,6 +213,7 @@ class Remote:
         """Take items, as many as the caller is quick; the first is returned."""
         core, handle = self.core, self.handle
         session = handle.acquire(taking=True)
+        fetched = None
         try:
             flow = items.fetch(core, session, self._pace.next_count(), until, ahead=True)
             fetched = handle.run(flow, session, until)
@@ -218,6 +231,9 @@ class Remote:
         except BaseException:
             # Whatever was taken and did not reach the caller is found by the session's next use.
             session.stale = session.stale or session.known
+            if fetched is not None:
+                with contextlib.suppress(ValueError):
+                    session.pending.remove((fetched.kind, fetched.tag))
             raise
         finally:
             handle.release(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
+from pressure import flows
 from pressure.errors import QueueDoesNotExistError
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
@@ -85,7 +87,7 @@ def test_threads_share_what_was_asked_for(filled: Any) -> None:
 
 def test_what_was_asked_for_and_not_used_goes_back(filled: Any, client: redis.Redis) -> None:
     got = get_until_asked(filled)
-    queue: Any = pressure.PressureQueue(
+    other: Any = pressure.PressureQueue(
         filled.name, client=client, prefix=filled._remote.where.prefix, codec="raw"
     )
     until = time.monotonic() + PATIENCE
@@ -96,7 +98,7 @@ def test_what_was_asked_for_and_not_used_goes_back(filled: Any, client: redis.Re
     while int(client.hget(ahead, "*") or 0):
         assert time.monotonic() < until, "it did not go back"
         time.sleep(0.005)
-    assert queue.qsize() == MANY - len(got)
+    assert other.qsize() == MANY - len(got)
     assert [filled.get(timeout=PATIENCE) for _ in range(MANY - len(got))] == list(
         range(len(got), MANY)
     )
@@ -137,6 +139,106 @@ def test_a_lost_reply_loses_nothing(url: str) -> None:
         assert fault.struck
         assert got == list(range(MANY))
         assert made.empty()
+        made.delete()
+        made.close()
+
+
+def lose_lease(made: Any) -> None:
+    """Have the consumer that asked for more be taken for dead. What it held is back then."""
+    remote = made._remote
+    consumer = remote.handle.prefetch._asked.session.consumer
+    # The server carries out what was asked for before it answers this.
+    assert remote.handle.ask(remote.core.protocol.reap(consumer, force=True))[1] > 0
+
+
+def get_all_elsewhere(made: Any, client: redis.Redis) -> list[int]:
+    core = made._remote.core
+    other: Any = pressure.PressureQueue(
+        made.name, client=client, prefix=made._remote.where.prefix, codec=core.serializer
+    )
+    got = []
+    with contextlib.suppress(pressure.QueueEmptyError):
+        while True:
+            got += other.get_many(MANY, timeout=0.0)
+    other.disconnect()
+    return got
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_comes_after_the_lease_was_lost_is_not_handed_out(
+    known: bool, filled: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the process stood still; it hears of that only now, or has heard already."""
+    remote = filled._remote
+    prefetch = remote.handle.prefetch
+    monkeypatch.setattr(prefetch, "finish_late", lambda now, patience: None)
+    got = get_until_asked(filled)
+    lose_lease(filled)
+    if known:
+        remote.call(flows.reap_due(remote.core))
+    else:
+        long_ago = time.monotonic() - remote.core.settings.lease
+        prefetch._asked = prefetch._asked._replace(at=long_ago)
+        remote.core.buffer.clear()
+    # The last one was not acknowledged before the lease was lost.
+    assert get_all_elsewhere(filled, client) == list(range(got[-1], MANY))
+    with pytest.raises(queue.Empty):
+        filled.get(block=False)
+
+
+def test_items_are_not_kept_longer_because_others_came(filled: Any) -> None:
+    core = filled._remote.core
+    get_until_asked(filled)
+    oldest = core.buffer[0].at
+    core.popped = oldest + 60.0
+    assert filled._remote.handle.prefetch.finish()
+    assert core.buffer[0].at == oldest
+    assert core.buffer[-1].at > oldest
+    assert core.kept_since() < oldest + 0.1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_get_that_is_cut_short_loses_no_item(
+    when: str, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes as it hands out what was fetched ahead."""
+    remote = filled._remote
+    got = get_until_asked(filled)
+    hand_out = remote._hand_out
+
+    def cut_short(ahead: Any) -> None:
+        if when == "after":
+            hand_out(ahead)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "_hand_out", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            filled.get(timeout=PATIENCE)
+    got += [filled.get(timeout=PATIENCE) for _ in range(MANY - len(got))]
+    assert sorted(got) == list(range(MANY))
+    assert filled.empty()
+
+
+def test_after_a_lost_reply_items_are_done(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the keeper has found out what was acknowledged."""
+    with FaultyProxy(url) as proxy:
+        made: Any = mp.JoinableQueue(url=proxy.url)
+        monkeypatch.setattr(made._remote.handle, "maintain", lambda now: now + PATIENCE)
+        for number in range(MANY):
+            made.put(number)
+        got = get_until_asking(made)
+        for _ in got:
+            made.task_done()
+        fault = proxy.drop_next_reply()
+        while len(got) < MANY:
+            got.append(made.get(timeout=PATIENCE))
+            made.task_done()
+        assert fault.struck
+        assert got == list(range(MANY))
+        with pytest.raises(ValueError):
+            made.task_done()
+        made.join()
         made.delete()
         made.close()
 

@@ -185,6 +185,8 @@ class TestTake:
         while s.length() > 1:
             s.take(b"waiting", known=True)
         assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "the last is left"
+        s.run(s.protocol.close(GENERATION, ME))
+        assert s.take(known=True, count=4, early=True) == [Status.EMPTY, 0, 0], "and not drained"
 
     def test_the_oldest_in_a_row_are_acknowledged(self, s: Scripts) -> None:
         s.create()

@@ -19,6 +19,17 @@ def test_words_of_every_kind() -> None:
     assert b"".join(pieces) == packing.packed((b"HSET", b"key", b"value"))
 
 
+class Written(float):
+    """As NumPy's `float64`, which is a float."""
+
+    def __repr__(self) -> str:
+        return f"Written({float(self)})"
+
+
+def test_a_float_of_another_kind_is_written_as_a_number() -> None:
+    assert packing.packed(("BLPOP", "k", Written(0.25))) == packing.packed(("BLPOP", "k", 0.25))
+
+
 def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """It crashes the process if a signal's handler raises while it asks one for its text."""
     kinds: set[type] = set()
