@@ -145,6 +145,30 @@ def test_a_closed_queue_does_not_end_while_something_is_given_back(
     handle.release(taking)
 
 
+def test_disconnect_waits_for_what_is_being_acknowledged(
+    q: Queue, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background thread has just begun to see to it: whoever ends then leaves nothing."""
+    monkeypatch.setattr("pressure.handle.FAREWELL", WAIT)
+    begun, disconnecting = threading.Event(), threading.Event()
+    acknowledge = q._handle._settle
+
+    def slowly(session: Any) -> None:
+        begun.set()
+        assert disconnecting.wait(WAIT)
+        time.sleep(0.1)
+        acknowledge(session)
+
+    monkeypatch.setattr(q._handle, "_settle", slowly)
+    q.put(1)
+    assert q.get() == 1
+    assert begun.wait(WAIT)
+    disconnecting.set()
+    q.disconnect()
+    assert not client.keys(f"*{q.name}:taken:*")
+    assert not q._core.sessions
+
+
 def test_create_close_delete(make: Callable[..., Queue]) -> None:
     q = make()
     assert not q.exists
