@@ -166,7 +166,7 @@ def test_disconnect_waits_for_what_is_being_acknowledged(
     disconnecting.set()
     q.disconnect()
     assert not client.keys(f"*{q.name}:taken:*")
-    assert not q._core.sessions
+    assert not q._core.consumers()
 
 
 def test_create_close_delete(make: Callable[..., Queue]) -> None:
