@@ -284,16 +284,17 @@ class AsyncLink:
         try:
             try:
                 return await connection.read_response(disconnect_on_error=False)
-            except redis_errors.AskError as exc:
-                if not elsewhere(exc, command) or command.words[0] in _BLOCKING:
-                    raise
-                return await self._ask(exc, command)
             except redis_errors.NoScriptError:
                 if command.script is None:
                     raise
                 whole = packed(("EVAL", command.script.text, *command.words[2:]))
                 await _write(connection, whole)
                 return await connection.read_response(disconnect_on_error=False)
+            except redis_errors.ResponseError as exc:
+                redirection = elsewhere(exc, command)
+                if redirection is None or command.words[0] in _BLOCKING:
+                    raise
+                return await self._ask(redirection, command)
         except (redis_errors.RedisError, OSError) as exc:
             raise await self._failure(exc) from exc
 

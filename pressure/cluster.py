@@ -8,7 +8,7 @@ from typing import Any
 import redis
 import redis.exceptions as redis_errors
 
-from pressure.nodes import Node, Question, Search, text_of
+from pressure.nodes import Node, Question, Search, named, text_of
 
 __all__ = ["ClusterFinder", "node_settings"]
 
@@ -62,6 +62,7 @@ class ClusterFinder:
         raise failure or redis_errors.ConnectionError("no node of the Cluster answers")
 
     def heed(self, slot: int, exc: Exception) -> None:
+        exc = named(exc)
         if isinstance(exc, redis_errors.MovedError):
             node = exc.host and Node(exc.host, exc.port)
             if node:

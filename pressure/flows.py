@@ -57,6 +57,8 @@ TINY = 0.005
 RECHECK = 0.02
 """How often to look again at items that another consumer has fetched ahead and may give back."""
 RECHECK_LIMIT = 0.5
+UNSETTLED_LIMIT = 10.0
+"""How long a closed queue waits for calls that were cut short to give back what they had taken."""
 BATCH = 1000
 BATCH_BYTES = 1 << 20
 AT_ONCE = float("-inf")
@@ -216,7 +218,7 @@ def take(
     """
     waited = False
     generation = core.generation
-    looked = False
+    settled: bool | None = None
     gave_up_at: float | None = None
     unblocked = core.unblocked
     while True:
@@ -282,13 +284,14 @@ def take(
             check_unblocked(core, unblocked)
         elif status == Status.CLOSED:
             gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
-            # Not the end if a late command has moved something to a consumer that is gone, nor
-            # while a call of this handle that was cut short may give something back.
-            if not looked:
-                looked = True
-                if (yield from reap_departed(core)):
-                    continue
-            if not reply[1] and not (time.monotonic() < gave_up_at and core.unsettled(but=session)):
+            # Not the end if a late command has moved something to a consumer that is gone, or a
+            # call of this handle was cut short and may give something back: look, and try again.
+            before, patient = settled, time.monotonic() < gave_up_at + UNSETTLED_LIMIT
+            settled = not (patient and core.unsettled(but=session))
+            if before is None:
+                yield from reap_departed(core)
+                continue
+            if before and settled and not reply[1]:
                 raise QueueClosedError(core.name)
             # What others have fetched ahead, they hand out or give back. If one of them died, the
             # reaper does so later.

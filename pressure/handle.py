@@ -45,6 +45,8 @@ class Handle:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
+        self._returned = threading.Condition(self._lock)
+        self._borrowed = 0
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
@@ -177,7 +179,16 @@ class Handle:
             due = [session for session in self._consumers if wanted(session)]
             for session in due:
                 self._consumers.remove(session)
+            self._borrowed += len(due)
         return due
+
+    def _return(self, sessions: list[Session[Link]]) -> None:
+        with self._lock:
+            for session in sessions:
+                # At the far end: sessions in use stay the same few.
+                self._pool_of(session).insert(0, session)
+            self._borrowed -= len(sessions)
+            self._returned.notify_all()
 
     def _look_after(
         self, sessions: list[Session[Link]], work: Callable[[Session[Link]], None]
@@ -187,10 +198,7 @@ class Handle:
             for session in sessions:
                 work(session)
         finally:
-            with self._lock:
-                for session in sessions:
-                    # At the far end: sessions in use stay the same few.
-                    self._pool_of(session).insert(0, session)
+            self._return(sessions)
 
     def _settle(self, session: Session[Link]) -> None:
         self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
@@ -218,9 +226,10 @@ class Handle:
         self.prefetch.finish(0.0)
         self.core.generation = b""
         self.core.buffer.clear()
-        for session in self._borrow(lambda session: True):
+        sessions = self._borrow(lambda session: True)
+        for session in sessions:
             session.reset()
-            self.release(session)
+        self._return(sessions)
 
     # The end
 
@@ -268,6 +277,8 @@ class Handle:
             except PressureError:
                 away = True
         with self._lock:
+            # What the keeper is about to send would be lost with its thread, if the process ends.
+            self._returned.wait_for(lambda: not self._borrowed, FAREWELL)
             sessions = [*self._consumers, *self._others]
             self._consumers.clear()
             self._others.clear()

@@ -102,11 +102,15 @@ class _Keeper:
     def _maintain_all(self, handles: list[Kept]) -> float:
         due = float("inf")
         for handle in handles:
+            with self.condition:
+                owed = handle in self.owing
+                # First, so that a call that ends meanwhile adds it again.
+                self.owing.discard(handle)
             again_at = _maintain(handle)
             due = min(due, again_at)
-            if again_at > time.monotonic() + ACTIVE:
+            if owed and again_at <= time.monotonic() + ACTIVE:
                 with self.condition:
-                    self.owing.discard(handle)
+                    self.owing.add(handle)
         return due
 
 

@@ -16,7 +16,7 @@ import redis.exceptions as redis_errors
 
 from pressure.address import Address
 from pressure.errors import ServerRefusedError
-from pressure.nodes import Node
+from pressure.nodes import Node, named
 from pressure.packing import packed, packed_in_pieces, quickly_packed
 from pressure.protocol import Command
 from pressure.requests import Block, Flow, Post, Request, Sleep, Stream
@@ -141,10 +141,11 @@ class Link:
             connection.send_packed_command([quickly_packed(command)])
             try:
                 reply = _reply(connection, command)
-            except redis_errors.AskError as exc:
-                if not elsewhere(exc, command):
+            except redis_errors.ResponseError as exc:
+                redirection = elsewhere(exc, command)
+                if redirection is None:
                     raise
-                reply = self._ask(exc, command)
+                reply = self._ask(redirection, command)
             self._unread = 0
             return reply
         except (redis_errors.RedisError, OSError) as exc:
@@ -340,10 +341,14 @@ def _reply(connection: Any, command: Command) -> Any:
         return connection.read_response()
 
 
-def elsewhere(redirection: redis_errors.AskError, command: Command) -> bool:
-    """Whether a command can be carried out where it is redirected to, though its slot is not there
+def elsewhere(exc: Exception, command: Command) -> redis_errors.AskError | None:
+    """Where a command is redirected to, if it can be carried out there though its slot is not there
     yet. A script can't, since it names keys that are not there."""
-    return command.script is None and not isinstance(redirection, redis_errors.MovedError)
+    if command.script is None:
+        exc = named(exc)
+        if isinstance(exc, redis_errors.AskError) and not isinstance(exc, redis_errors.MovedError):
+            return exc
+    return None
 
 
 def greeting(address: Address) -> list[tuple[str, ...]]:

@@ -12,9 +12,30 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
-__all__ = ["Finder", "ManyHosts", "Node", "Question", "Search", "answered", "text_of"]
+import redis.exceptions as redis_errors
+
+__all__ = ["Finder", "ManyHosts", "Node", "Question", "Search", "answered", "named", "text_of"]
 
 _URL = re.compile(r"(rediss?)\+(sentinel|cluster)://(.*@)?([^/?#@]*)(?:/([^?#]*))?(?:\?(.*))?")
+
+
+# Before redis-py 6, only its own client for Clusters knew these by their names.
+_OF_CLUSTERS: dict[str, Callable[[str], redis_errors.ResponseError]] = {
+    "ASK": redis_errors.AskError,
+    "CLUSTERDOWN": redis_errors.ClusterDownError,
+    "CROSSSLOT": redis_errors.ClusterCrossSlotError,
+    "MOVED": redis_errors.MovedError,
+    "TRYAGAIN": redis_errors.TryAgainError,
+}
+
+
+def named(exc: Exception) -> Exception:
+    """What a node of a Cluster answered, as the class that redis-py has for it."""
+    if type(exc) is redis_errors.ResponseError:
+        word, _, rest = str(exc).partition(" ")
+        if word in _OF_CLUSTERS:
+            return _OF_CLUSTERS[word](rest)
+    return exc
 
 
 class Node(NamedTuple):

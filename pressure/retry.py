@@ -14,6 +14,7 @@ import redis.exceptions as redis_errors
 
 from pressure.address import Address
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerRefusedError
+from pressure.nodes import named
 
 __all__ = ["Backoff", "Broken", "Disconnected", "Oom", "classify"]
 
@@ -58,6 +59,7 @@ class Oom(ServerOutOfMemoryError):
 
 def classify(exc: Exception, *, sent: bool, address: Address) -> Exception:
     """What a redis-py exception means: `Broken` (try again) or a final error with a cure in it."""
+    exc = named(exc)
     text, where = str(exc), str(address)
     if isinstance(exc, redis_errors.OutOfMemoryError) or text.startswith("OOM"):
         return Oom(

@@ -10,7 +10,7 @@ import click
 
 from pressure.cli.autopsy import dissected, hexdump
 from pressure.cli.connecting import Server, server_options
-from pressure.cli.program import EXIT_CODES
+from pressure.cli.program import EXIT_CODES, Group
 from pressure.cli.tables import duration, echo_json, safe, size, table
 from pressure.inventory import Inventory, QueueName, age_of
 from pressure.letters import DeadLetter
@@ -28,7 +28,7 @@ all_option = click.option("--all", "everything", is_flag=True, help="All dead le
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-@click.group()
+@click.group(cls=Group)
 def dead() -> None:
     """Look at dead letters, put them back, or drop them.
 

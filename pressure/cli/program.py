@@ -22,7 +22,7 @@ from pressure.errors import (
     ServerRefusedError,
 )
 
-__all__ = ["ERROR", "EXIT_CODES", "TIMED_OUT", "Program", "Terminated", "exit_on_sigterm"]
+__all__ = ["ERROR", "EXIT_CODES", "TIMED_OUT", "Group", "Program", "Terminated", "exit_on_sigterm"]
 
 ERROR = 1
 TIMED_OUT = 3
@@ -51,7 +51,18 @@ class Terminated(BaseException):
     """SIGTERM came."""
 
 
-class Program(click.Group):
+class Group(click.Group):
+    """Commands of which one must be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            # click before 8.2 prints this on stdout, and takes it for a success.
+            click.echo(ctx.get_help(), err=True, color=ctx.color)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
+class Program(Group):
     """A group of commands that maps what they raise to exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -6,7 +6,7 @@ import click
 
 from pressure.cli.connecting import Server, server_options, signing_server_options
 from pressure.cli.info import QUEUE_HEADERS, queue_json, queue_row
-from pressure.cli.program import EXIT_CODES
+from pressure.cli.program import EXIT_CODES, Group
 from pressure.cli.tables import echo_json, safe, table
 from pressure.executor.purging import end_waiting_tasks
 from pressure.inventory import Inventory
@@ -21,7 +21,7 @@ name_argument = click.argument("name", metavar="QUEUE")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
-@click.group()
+@click.group(cls=Group)
 def queue() -> None:
     """List, pause, resume, purge and delete queues.
 

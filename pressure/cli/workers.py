@@ -10,7 +10,7 @@ import click
 from click.exceptions import Exit
 
 from pressure.cli.connecting import Server, server_options, signing_server_options
-from pressure.cli.program import ERROR, EXIT_CODES, TIMED_OUT
+from pressure.cli.program import ERROR, EXIT_CODES, TIMED_OUT, Group
 from pressure.cli.tables import duration, echo_json, safe, size, table
 from pressure.errors import PressureError
 from pressure.executor.orders import OrderKind, give_orders
@@ -29,7 +29,7 @@ SHOWN = 8
 Answers = dict[bytes, dict[str, Any] | None]
 
 
-@click.group()
+@click.group(cls=Group)
 def worker() -> None:
     """List worker processes; stop or ping the daemons (pressure-worker) that run them."""
 

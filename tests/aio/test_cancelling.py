@@ -14,7 +14,7 @@ import redis
 
 import pressure
 from pressure import Settings
-from pressure.aio import PressureQueue
+from pressure.aio import PressureQueue, QueueEmptyError
 from tests.aio.running import run
 from tests.support.account import Account
 from tests.support.proxy import FaultyProxy
@@ -291,6 +291,30 @@ def test_cancel_while_the_reply_is_lost(proxy: FaultyProxy, queue_name: str, los
             with pytest.raises(asyncio.CancelledError):
                 await getter
             assert await queue.get(timeout=20) == number
+
+    run(main())
+
+
+def test_a_closed_queue_does_not_end_before_a_cancelled_get_has(
+    proxy: FaultyProxy, queue_name: str
+) -> None:
+    """It takes a second until the reply is given up, and what it brought is given back."""
+
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=proxy.url)
+        await queue.create()
+        getter = asyncio.create_task(queue.get())
+        fault = proxy.drop_next_reply("BLMOVE", cut=False)
+        await asyncio.sleep(0.05)
+        await queue.put(1)
+        await asyncio.to_thread(fault.wait)
+        await queue.close()
+        getter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await getter
+        with pytest.raises(QueueEmptyError):
+            await queue.get_nowait()
+        assert [number async for number in queue] == [1]
 
     run(main())
 

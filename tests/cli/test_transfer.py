@@ -193,6 +193,7 @@ class TestExitCodes:
         "arguments",
         [
             (),
+            ("dead",),
             ("put",),
             ("nonsense",),
             ("put", ""),

@@ -40,11 +40,11 @@ def test_signals_in_mid_reply(
 def test_a_reply_that_nobody_has_read_is_not_taken_for_the_next_one(url: str) -> None:
     """As when a second signal comes while the connection is being given up for the first."""
     link = Link(Address.of(url))
-    link.send(Command(("ECHO", "first")))
-    assert link.execute(Command(("ECHO", "second"))) == b"second"
-    link.send_all([Command(("ECHO", "third")), Command(("ECHO", "fourth"))])
+    link.send(Command(("PING", "first")))
+    assert link.execute(Command(("PING", "second"))) == b"second"
+    link.send_all([Command(("PING", "third")), Command(("ECHO", "fourth"))])
     assert link.receive() == b"third"
-    assert link.execute(Command(("ECHO", "fifth"))) == b"fifth"
+    assert link.execute(Command(("PING", "fifth"))) == b"fifth"
     link.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 from pressure import PressureQueue, flows
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.support.published import PublishedClient
+from tests.support.waiting import eventually
 
 BOUND = 4
 
@@ -69,6 +70,8 @@ def test_a_0_15_producer_and_several_of_our_consumers(old: Old, ours: Ours, tabl
     with Gauge(table) as gauge:
         producing = start(lambda: produce_old(producer, items))
         table.await_blocked("brpop")
+        # The queue is full and stays so, until consumers come that may be as fast as the producer.
+        assert eventually(lambda: gauge.longest >= BOUND, LIMIT)
         consumers = [start(lambda: list(ours())) for _ in range(3)]
         producing.result(LIMIT)
         producer.close()

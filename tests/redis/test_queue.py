@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
 import pressure
-from pressure import PressureQueue, Settings, blobs
-from pressure.protocol import Command
+from pressure import PressureQueue, Settings, blobs, flows, upkeep
+from pressure.driver import resumed
+from pressure.protocol import Command, Status
 from tests.redis import workers
 from tests.support.processes import Child
 from tests.support.servers import ServerProcess
@@ -120,6 +121,52 @@ def test_a_late_move_does_not_end_a_closed_queue_early(
     assert q.get(timeout=WAIT) == 3
     with pytest.raises(pressure.QueueClosedError):
         q.get(timeout=WAIT)
+
+
+def test_a_closed_queue_does_not_end_while_something_is_given_back(
+    make: Callable[..., Queue],
+) -> None:
+    """What a call had taken that was cut short is back after the server has said that nothing is
+    left, and before that is read."""
+    q = make()
+    q.create()
+    q.put(1)
+    core, handle = q._core, q._handle
+    cut_short, taking = handle.acquire(taking=True), handle.acquire(taking=True)
+    handle.run(flows.take(core, cut_short, 1, None), cut_short)
+    cut_short.stale = True
+    q.close()
+    flow = flows.take(core, taking, 1, None)
+    reply = taking.link.execute(cast(Command, next(flow)))
+    assert reply[0] == Status.CLOSED
+    handle.run(upkeep.settle(core, cut_short), cut_short)
+    assert len(handle.run(resumed(flow.send(reply), flow), taking).items) == 1
+    handle.release(cut_short)
+    handle.release(taking)
+
+
+def test_disconnect_waits_for_what_is_being_acknowledged(
+    q: Queue, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background thread has just begun to see to it: whoever ends then leaves nothing."""
+    monkeypatch.setattr("pressure.handle.FAREWELL", WAIT)
+    begun, disconnecting = threading.Event(), threading.Event()
+    acknowledge = q._handle._settle
+
+    def slowly(session: Any) -> None:
+        begun.set()
+        assert disconnecting.wait(WAIT)
+        time.sleep(0.1)
+        acknowledge(session)
+
+    monkeypatch.setattr(q._handle, "_settle", slowly)
+    q.put(1)
+    assert q.get() == 1
+    assert begun.wait(WAIT)
+    disconnecting.set()
+    q.disconnect()
+    assert not client.keys(f"*{q.name}:taken:*")
+    assert not q._core.consumers()
 
 
 def test_create_close_delete(make: Callable[..., Queue]) -> None:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 __all__ = ["Authority", "Certificate", "openssl"]
 
 TIMEOUT = 30.0
+# From Python 3.13 on, certificates are checked as strictly as the standard (RFC 5280) has it.
+_SIGNS = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+_IDENTIFIED = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -33,7 +36,7 @@ class Authority:
         self._name = name
         self.file = folder / f"{name}-ca.pem"
         self._key = folder / f"{name}-ca.key"
-        words = ("req", "-x509", *_NEW_KEY, "-days", "2", "-subj", f"/CN={name}")
+        words = ("req", "-x509", *_NEW_KEY, *_SIGNS, "-days", "2", "-subj", f"/CN={name}")
         _run(*words, "-keyout", self._key, "-out", self.file)
 
     def certify(self, *hosts: str) -> Certificate:
@@ -42,7 +45,7 @@ class Authority:
         made = Certificate(stem.with_suffix(".pem"), stem.with_suffix(".key"))
         request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
         names = [f"IP:{host}" if host[0].isdigit() else f"DNS:{host}" for host in hosts]
-        extensions.write_text(f"subjectAltName={','.join(names)}\n")
+        extensions.write_text(f"subjectAltName={','.join(names)}\n{_IDENTIFIED}")
         words = ("req", *_NEW_KEY, "-subj", f"/CN={hosts[0]}")
         _run(*words, "-keyout", made.key, "-out", request)
         signed_by = ("-CA", self.file, "-CAkey", self._key, "-CAcreateserial")

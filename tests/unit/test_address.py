@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis.exceptions as redis_errors
 
 from pressure.address import Address
+from pressure.nodes import named
 
 
 @pytest.mark.parametrize(
@@ -110,3 +112,19 @@ def test_a_cluster() -> None:
 def test_what_is_wrong_is_said(url: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Address.of(url)
+
+
+def test_what_a_node_of_a_cluster_answers_has_a_name() -> None:
+    """Whichever version of redis-py read it."""
+    ask = named(redis_errors.ResponseError("ASK 14604 ::1:7000"))
+    assert isinstance(ask, redis_errors.AskError)
+    assert (ask.slot_id, ask.host, ask.port) == (14604, "::1", 7000)
+    for text, kind in (
+        ("MOVED 1 host:2", redis_errors.MovedError),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", redis_errors.TryAgainError),
+        ("CLUSTERDOWN Hash slot not served", redis_errors.ClusterDownError),
+        ("CROSSSLOT Keys in request", redis_errors.ClusterCrossSlotError),
+    ):
+        assert type(named(redis_errors.ResponseError(text))) is kind
+    other = redis_errors.ResponseError("ERR syntax error")
+    assert named(other) is other
