@@ -777,7 +777,7 @@ class ExchangeMachine(RuleBasedStateMachine):
 def test_every_task_has_one_outcome(server: ServerProcess) -> None:
     machine = type("Machine", (ExchangeMachine,), {"server": server})
     chosen = settings(
-        max_examples=EXAMPLES or 60,
+        max_examples=EXAMPLES or 45,
         stateful_step_count=40,
         deadline=None,
         derandomize=not EXAMPLES,
