@@ -39,6 +39,7 @@ def conclude(
 
 def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
     described = bool(core.generation)
+    again = False
     while True:
         if not core.generation:
             yield from flows.describe(core)
@@ -54,12 +55,15 @@ def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
             )
         except Disconnected:
             # Whether the first try arrived doesn't matter: the item is there for one of them only.
+            again = True
             continue
         if reply[0] == Status.AGAIN and described:
             # The queue is another than the one that this handle knew, or the worker's was.
             described, core.generation = False, b""
             continue
-        return reply[0] in (Status.EMPTY, Status.CLOSED) and not reply[1]
+        # While its lease holds, only an outcome can have removed the item: if not the first try's,
+        # then one that was there before.
+        return reply[0] in (Status.EMPTY, Status.CLOSED) and (again or not reply[1])
 
 
 def give_back(channel: Channel, consumer: bytes, ids: Sequence[bytes]) -> None:

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Take items out of the queue that nobody has taken yet. A repeat of a producer's last number is
--- answered with what that number did.
+-- answered with what that number did; a lower one comes late, and does nothing.
 -- KEYS  base bound not_full room prefetched joiners joined blobs producers
 -- ARGV  producer sequence raw tag...
 -- reply {OK, "1" | "0"...} (a digit per tag, in one string: withdrawn or not there) | {ABSENT}
@@ -16,6 +16,7 @@ for i = FIRST, #ARGV do
   wanted[ARGV[i]] = i - FIRST + 1
   found[i - FIRST + 1] = '0'
 end
+if tonumber(number or 0) > tonumber(sequence) then return {OK, table.concat(found)} end
 -- From the newest end: what is withdrawn was mostly put a moment ago.
 local from = 0
 while left > 0 do

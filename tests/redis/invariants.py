@@ -6,9 +6,10 @@ step by the snapshots before and after it.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -30,6 +31,7 @@ class Snapshot:
     exists: bool
     bound: int
     closed: bool
+    paused: bool
     base: list[str]
     taken: dict[bytes, list[str]]
     letters: list[str]
@@ -43,13 +45,16 @@ class Snapshot:
     consumed: int
     produced_bytes: int
     consumed_bytes: int
+    orphans: int
     not_full: int
     room: int
     joined: int
     waiting_joiners: bool
+    resumed: int
     chunks: set[bytes]
     uploads: set[bytes]
     referenced: set[bytes]
+    tags: dict[str, bytes]
 
     @property
     def held(self) -> list[str]:
@@ -75,7 +80,8 @@ class Snapshot:
 def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
     """Look at everything. `client` has no response callbacks."""
     found: Any = client.keys(keys.base + b"*")
-    names: list[bytes] = sorted(found)
+    # Reply queues are queues of their own.
+    names: list[bytes] = sorted(n for n in found if not n.startswith(keys.base + b":reply:"))
     pipe = client.pipeline(transaction=False)
     takens = [name for name in names if name.startswith(keys.taken(b""))]
     for name in names:
@@ -86,6 +92,7 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
         keys.consumed_messages,
         keys.produced_bytes,
         keys.consumed_bytes,
+        keys.orphans,
     ):
         pipe.get(text)
     for one in (keys.base, keys.dead_letters, *takens):
@@ -94,26 +101,29 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
         pipe.hgetall(table)
     for ranking in (keys.leases, keys.departed, keys.uploads):
         pipe.zrange(ranking, 0, -1, withscores=True)
-    for signal in (keys.not_full, keys.room, keys.joined):
+    for signal in (keys.not_full, keys.room, keys.joined, keys.resumed):
         pipe.llen(signal)
     pipe.exists(keys.closed)
     pipe.exists(keys.joiners)
     replies = iter(pipe.execute())
     ttls = {name: next(replies) for name in names}
     bound, *counters = [
-        int(next(replies) or -1) if i == 0 else int(next(replies) or 0) for i in range(5)
+        int(next(replies) or -1) if i == 0 else int(next(replies) or 0) for i in range(6)
     ]
     exists = keys.bound in ttls
     lists = {one: next(replies)[::-1] for one in (keys.base, keys.dead_letters, *takens)}
     prefetched, fetched, blobs = (_pairs(next(replies)) for _ in range(3))
     leases, departed, uploads = (_pairs(next(replies)) for _ in range(3))
-    not_full, room, joined, closed, joiners = (next(replies) for _ in range(5))
+    not_full, room, joined, resumed, closed, joiners = (next(replies) for _ in range(6))
     charged: dict[str, int] = {}
     referenced: set[bytes] = set()
+    tags: dict[str, bytes] = {}
 
     def item_of(value: bytes) -> str:
         if raw:
-            return value.decode().strip("-")
+            text = value.decode().strip("-")
+            tags[text] = hashlib.sha1(value).hexdigest().encode()
+            return text
         parsed = envelope.Envelope.parse(value)
         body = bytes(parsed.body)
         if parsed.flags & envelope.BLOB:
@@ -125,6 +135,7 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
                 raise AssertionError("an item's chunks are gone")
         item: str = pickle.loads(body).strip("-")
         charged[item] = parsed.deliveries
+        tags[item] = parsed.message_id
         return item
 
     base = [item_of(value) for value in lists[keys.base]]
@@ -140,6 +151,7 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
         exists=exists,
         bound=max(bound, 0),
         closed=bool(closed),
+        paused=keys.paused in ttls,
         base=base,
         taken=taken,
         letters=letters,
@@ -157,13 +169,16 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
         consumed=counters[1],
         produced_bytes=counters[2],
         consumed_bytes=counters[3],
+        orphans=counters[4],
         not_full=not_full,
         room=room,
         joined=joined,
         waiting_joiners=bool(joiners),
+        resumed=resumed,
         chunks=set(blobs),
         uploads=set(uploads),
         referenced=referenced,
+        tags=tags,
     )
 
 
@@ -183,7 +198,8 @@ class Step:
     doing: str
     values: tuple[str, ...] = ()
     lost: str = ""
-    late: bool = False
+    by: object = None
+    """The session for which it acknowledges what was got."""
 
 
 @dataclass
@@ -200,25 +216,26 @@ class Ledger:
     touched: set[str] = field(default_factory=set)
     handed: Counter[str] = field(default_factory=Counter)
     charges: Counter[str] = field(default_factory=Counter)
-    got: set[str] = field(default_factory=set)
+    got: set[tuple[object, str]] = field(default_factory=set)
     ordered: set[str] = field(default_factory=set)
     unsettled: set[str] = field(default_factory=set)
     uncounted: int = 0
     foreign_busy: bool = False
     foreign_drift: bool = False
     room_popped: bool = False
+    moved: bool = False
+    told: bool = False
 
     # What the clients tell
 
-    def hand_out(self, item: str, *, leased: bool = False) -> None:
-        """A caller has it now. A second time only if a fault was aimed at it."""
+    def hand_out(self, item: str, by: object = None) -> None:
+        """A caller has it now, on lease if not `by` a session that will acknowledge it. A second
+        time only if a fault was aimed at it."""
         self.handed[item] += 1
         assert item in self.appeared, f"{item} came out of nowhere"
         assert self.handed[item] == 1 or item in self.touched, f"{item} was delivered twice"
-        if leased:
-            self.got.discard(item)
-        else:
-            self.got.add(item)
+        if by is not None:
+            self.got.add((by, item))
             self.released.add(item)
 
     def came_back(self, item: str, *, charge: bool) -> None:
@@ -238,16 +255,27 @@ class Ledger:
     # What each step is judged by
 
     def judge(self, before: Snapshot, after: Snapshot, step: Step) -> None:
+        took = len(set(before.base) - set(after.base))
+        # An exchange counts what came by BLMOVE before, as one.
+        self.moved = step.script == "exchange" and after.consumed == before.consumed + took + 1
+        assert not self.moved or self.unsettled or self.told, f"consumed by {step}"
+        # It is counted later if it was given back before, and again after a lost reply.
+        lost = step.script == "exchange" and bool(step.lost)
+        self.told = self.told or lost or not self.unsettled <= set(after.held)
         self.unsettled &= set(after.held)
         if step.script == "BLMOVE":
             self.unsettled |= set(after.held) - set(before.held)
-        elif step.script == "settle":
+        elif step.script == "settle" or self.moved:
             self.unsettled -= set(step.values)
         if step.script == "reap":
             for consumer in before.taken.keys() - after.taken.keys():
                 self.touched.update(before.taken[consumer])
                 self.charges[before.taken[consumer][0]] += 1
+        if step.script == "purge" and before.exists:
+            # It comes after the name was given to a new queue.
+            assert replace(after, keys=before.keys) == before, "an old purge changed a queue"
         self._places(before, after, step)
+        self._pause(before, after, step)
         self._order(before, after, step)
         self._room(before, after, step)
         self._consumers(after)
@@ -262,14 +290,14 @@ class Ledger:
         twice = [item for item, count in Counter(after.items).items() if count > 1]
         assert not twice, f"in two places: {twice}"
         for item in set(after.items) - set(before.items):
-            assert step.script in ("put", "0.15"), f"{item} appeared by {step}"
+            assert step.script in ("put", "answer", "0.15"), f"{item} appeared by {step}"
             assert item in step.values, f"{item} appeared by another's {step}"
             assert item not in self.appeared, f"{item} was put twice"
             assert item not in self.refused, f"{item} was put after it had been refused"
         # In the order in which they will be taken.
         self.appeared += [item for item in after.base if item not in set(before.items)]
         for item in set(before.items) - set(after.items):
-            if step.script in ("create", "purge", "drain") or (not before.exists):
+            if step.script in ("create", "purge", "drain") or not before.exists:
                 self.gone.add(item)
             elif step.script in ("withdraw", "discard", "0.15"):
                 assert item in step.values, f"{item} vanished by {step}"
@@ -293,6 +321,13 @@ class Ledger:
             assert set(after.base[-len(new) :]) == new, f"{step} put in the middle"
             order = [item for item in step.values if item in new]
             assert after.base[-len(new) :] == order, f"{step} changed the order of a put"
+
+    def _pause(self, before: Snapshot, after: Snapshot, step: Step) -> None:
+        if before.paused and step.script in ("take", "exchange", "settle"):
+            taken = set(before.base) - set(after.base)
+            assert not taken, f"{step} took {taken} from a queue that was paused"
+        if before.exists and after.exists and before.paused != after.paused:
+            assert step.script == ("pause" if after.paused else "resume"), f"{step} paused it"
 
     def _room(self, before: Snapshot, after: Snapshot, step: Step) -> None:
         if not after.exists:
@@ -347,7 +382,8 @@ class Ledger:
         if step.script == "task_done":
             assert change in (0, -1)
         elif step.script in ("ack", "take", "leave"):
-            assert change == len(vanished & self.got), f"fetched changed by {change} in {step}"
+            got = [item for item in vanished if (step.by, item) in self.got]
+            assert change == len(got), f"fetched changed by {change} in {step}"
         else:
             assert change == 0, f"fetched changed by {change} in {step}"
 
@@ -355,6 +391,10 @@ class Ledger:
         if not after.exists or self.mixed:
             return
         if step.script in ("create", "describe"):
+            return
+        if step.script == "answer":
+            # It is not counted.
+            assert (after.produced, after.consumed) == (before.produced, before.consumed)
             return
         added = len(set(after.items) - set(before.items))
         assert after.produced - before.produced == added, f"produced by {step}"
@@ -369,6 +409,7 @@ class Ledger:
             assert took in (0, 1)
         if step.script in ("reap", "leave", "adopt"):
             return
+        took += self.moved
         assert after.consumed - before.consumed == took - returned, f"consumed by {step}"
 
     def _charges(self, after: Snapshot) -> None:
@@ -377,7 +418,7 @@ class Ledger:
 
     def _lifetimes(self, after: Snapshot) -> None:
         for key, ttl in after.keys.items():
-            if key.endswith((b":joiners", b":joined")):
+            if key.endswith((b":joiners", b":joined", b":resumed")):
                 continue
             if not self.ttl and after.exists:
                 assert ttl == -1, f"{key!r} would expire"

@@ -20,14 +20,17 @@ from unittest import mock
 import redis
 
 from pressure.core import Core
+from pressure.prefetch import Prefetch
 from pressure.protocol import Command
 from pressure.requests import Block, Flow, Post, Sleep, Stream
-from pressure.retry import Disconnected
+from pressure.retry import Broken, Disconnected
 from pressure.scripts import SCRIPTS
 from pressure.session import Session
 
-__all__ = ["Actor", "Clock", "Link", "Wire", "standing_time"]
+__all__ = ["FATES", "Actor", "Clock", "Link", "Wire", "ask_early", "standing_time"]
 
+FATES = [(), (), (), ("reply",), ("request",), ("", "reply"), ("", "request"), ("reply", "reply")]
+"""What gets lost of an operation that is carried out at once, command by command."""
 UNBLOCKING_MOVES = {"BLMOVE": "LMOVE", "BLPOP": "LPOP"}
 
 
@@ -64,7 +67,8 @@ def standing_time() -> Iterator[Clock]:
 
 
 class Link:
-    """As much of a connection as the flows see of it: how the server calls it."""
+    """As much of a connection as the flows see of it: how the server calls it; and, for one request
+    that is sent without waiting for the reply, what was sent and what came back."""
 
     _numbers = itertools.count(1)
 
@@ -72,7 +76,20 @@ class Link:
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
+        self.sent: Command | None = None
+        self.answer: Any = None
         self.reconnect()
+
+    def send(self, command: Command) -> None:
+        self.sent = command
+
+    def receive(self, until: float | None = None) -> Any:
+        if self.answer is None:
+            raise Broken(redis.ConnectionError(), sent=True)
+        return self.answer
+
+    def close(self) -> None:
+        """The next command goes over another connection."""
 
     def reconnect(self) -> None:
         self.waiter = f"{next(self._numbers)}@{self._run_id}"
@@ -80,6 +97,34 @@ class Link:
     @property
     def client_id(self) -> str:
         return self.waiter.partition("@")[0]
+
+
+class _Lender:
+    """Lends one session, as a handle lends what is free."""
+
+    def __init__(self, session: Session[Link]) -> None:
+        self._session = session
+
+    def acquire(self, *, taking: bool = False) -> Session[Link]:
+        return self._session
+
+    def release(self, session: Session[Link]) -> None:
+        session.link.sent = session.link.answer = None
+
+
+def ask_early(core: Core[Link], session: Session[Link], count: int) -> Flow[bool]:
+    """What `Prefetch` does over a session that is free. Returns whether something came."""
+    prefetch: Any = Prefetch(core, _Lender(session))  # type: ignore[arg-type]
+    prefetch.ask(count)
+    link = session.link
+    if link.sent is None:
+        return False
+    try:
+        link.answer = yield link.sent
+    except Disconnected:
+        link.answer = None
+    found: bool = prefetch.finish()
+    return found
 
 
 class Wire:
@@ -141,6 +186,10 @@ class Actor:
     @property
     def blocked(self) -> bool:
         return isinstance(self.request, Block)
+
+    def awaits(self, key: bytes) -> bool:
+        """Whether it is blocked until something lies in the list `key`."""
+        return isinstance(self.request, Block) and self.request.command.words[1] == key
 
     def start(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pressure import exchanging, lifecycle
+from pressure import estate, exchanging, lifecycle
 from pressure.codec import serializer_for
 from pressure.core import Core, Settings
 from pressure.envelope import MESSAGE_ID
@@ -131,4 +131,18 @@ def test_two_of_a_tag_are_acknowledged_one_by_one(stage: Stage, lose: str) -> No
     assert stage.exchange(notice, lose=lose) == []
     assert stage.held() == [answer]
     assert stage.exchange(answer, lose=lose) == []
+    assert stage.held() == []
+
+
+@pytest.mark.parametrize("lose", ["", "reply", "request"])
+def test_who_ends_a_task_knows_that_it_was_recorded(stage: Stage, lose: str) -> None:
+    task = stage.put(b"task")
+    assert stage.exchange() == [task]
+    outcome = Outcome(task[MESSAGE_ID], None, b"")
+    flow = estate._conclude(stage.core, stage.consumer.session.consumer, outcome)
+    stage.consumer.start("conclude", flow, stage._ended)
+    if lose:
+        stage.consumer.step(lose)
+    stage.run()
+    assert stage.results[-1] is True
     assert stage.held() == []

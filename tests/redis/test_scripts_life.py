@@ -182,6 +182,19 @@ class TestWithdraw:
         assert s.run(s.protocol.withdraw(b"me", 2, tags)) == [OK, b"1001"]
         assert s.run(s.protocol.withdraw(b"me", 3, tags)) == [OK, b"0000"]
 
+    def test_one_that_comes_late_takes_nothing(self, s: Scripts) -> None:
+        """It was said that somebody had taken the item, who has given it back since."""
+        s.create()
+        s.put(b"a")
+        taken = s.take()[1:]
+        late = s.protocol.withdraw(b"me", 1, [s.tag(taken[0])])
+        assert s.run(late) == [OK, b"0"]
+        assert s.run(s.protocol.withdraw(b"me", 2, [b"x" * 16])) == [OK, b"0"]
+        s.run(s.protocol.give_back(b"consumer", [s.tag(taken[0])], charge=False))
+        assert s.run(late) == [OK, b"0"]
+        assert s.queued() == [b"a"]
+        assert s.run(s.protocol.withdraw(b"me", 2, [b"x" * 16])) == [OK, b"0"]
+
     def test_among_thousands(self, s: Scripts) -> None:
         s.create()
         for at in range(0, 2500, 500):

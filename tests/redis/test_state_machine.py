@@ -40,11 +40,11 @@ from pressure.errors import (
 )
 from pressure.keys import Keys
 from pressure.letters import change_letters
-from pressure.protocol import Command
+from pressure.protocol import Command, Status
 from pressure.requests import Flow
 from pressure.session import Session
 from tests.redis.invariants import Ledger, Snapshot, Step, snapshot
-from tests.redis.stepping import Actor, Link, Wire, standing_time
+from tests.redis.stepping import FATES, Actor, Link, Wire, ask_early, standing_time
 from tests.support.servers import ServerProcess
 
 EXAMPLES = int(os.environ.get("PRESSURE_STATE_MACHINE", "0"))
@@ -57,7 +57,7 @@ fates = st.sampled_from(["", "", "", "", "reply", "request"])
 
 
 def get(core: Core[Link], session: Session[Link], until: Any, count: int, ahead: bool) -> Flow[Any]:
-    """What `Taker.get` does."""
+    """What `Taker.get` does; the result is the object, and the session that acknowledges it."""
     while True:
         waiting = core.pop_ahead()
         if waiting is None:
@@ -71,9 +71,11 @@ def get(core: Core[Link], session: Session[Link], until: Any, count: int, ahead:
             if fetched is None:
                 return None
             obj = fetched.obj
+            owner = session
             if obj is not items.SKIPPED:
                 session.pending.append((fetched.kind, fetched.tag))
         else:
+            owner = waiting.session
             try:
                 obj = yield from items.open_ahead(core, waiting)
                 if obj is not items.SKIPPED:
@@ -81,7 +83,7 @@ def get(core: Core[Link], session: Session[Link], until: Any, count: int, ahead:
             finally:
                 core.moved(waiting)
         if obj is not items.SKIPPED:
-            return obj
+            return owner, obj
 
 
 def lease(core: Core[Link], session: Session[Link], until: Any) -> Flow[Any]:
@@ -124,10 +126,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.number = 0
         self.half_deleted = False
         self.eager = 9
+        self.fates: tuple[str, ...] = ()
         self.orphans: set[bytes] = set()
         self.late: list[tuple[Actor, str, Command, tuple[str, ...]]] = []
         self.leases: list[tuple[Actor, Any]] = []
         self.values: dict[str, tuple[str, ...]] = {}
+        # What each withdrawal that is under way has taken out.
+        self.withdrawals: dict[tuple[str, ...], set[str]] = {}
 
     @initialize(
         raw=st.booleans(), ttl=st.booleans(), bound=st.integers(0, 4), most=st.integers(0, 2)
@@ -183,10 +188,10 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.actors[name].start(doing, flow, judged)
         # Mostly it is done at once, as it would be if nobody else were there.
-        for _ in range(self.eager):
+        for at in range(self.eager):
             if self.idle(name) or self.actors[name].blocked:
                 break
-            self.run_step(name, "")
+            self.run_step(name, self.fates[at] if at < len(self.fates) else "")
 
     def run_step(self, name: str, lose: str, *, slice_over: bool = False) -> None:
         actor = self.actors[name]
@@ -215,11 +220,25 @@ class QueueMachine(RuleBasedStateMachine):
         now = self.look()
         if script == "settle":
             values = tuple(now.taken.get(actor.session.consumer, ()))
-        step = Step(script, doing, values, lose)
+        if script == "discard":
+            # All that are there, also those that were buried since it was called.
+            values = tuple(self.before.letters)
+        if script == "withdraw":
+            removed = self.withdrawals.get(values)
+            if removed is None:
+                values = ()
+            else:
+                removed.update(set(self.before.base) - set(now.base))
+        by = None if doing == "end_lease" else actor.session
+        step = Step(script, doing, values, lose, by)
         before, self.before = self.before, now
         taken = {self.owner(consumer): held for consumer, held in now.taken.items()}
         note(f"  {actor.name} {script} {lose}: {now.base} {taken}")
         self.ledger.judge(before, now, step)
+        if now.exists and not now.paused:
+            for other in self.actors.values():
+                forgotten = other.awaits(self.keys.resumed) and not now.resumed
+                assert not forgotten, f"{other} waits for the end of a pause that is over"
 
     def owner(self, consumer: bytes) -> str:
         names = [a.name for a in self.actors.values() if a.session.consumer == consumer]
@@ -273,11 +292,11 @@ class QueueMachine(RuleBasedStateMachine):
     def begin_get(self, name: str, wait: bool, count: int, ahead: bool) -> None:
         actor = self.actors[name]
 
-        def ended(obj: Any, error: BaseException | None) -> None:
+        def ended(got: Any, error: BaseException | None) -> None:
             if isinstance(error, QueueClosedError):
                 self.closed_and_drained()
-            elif obj is not None:
-                self.ledger.hand_out(self.plain(obj))
+            elif got is not None:
+                self.ledger.hand_out(self.plain(got[1]), got[0])
 
         flow = get(actor.core, actor.session, LATER if wait else NOW, count, ahead)
         self.start(name, "get", flow, ended)
@@ -299,16 +318,16 @@ class QueueMachine(RuleBasedStateMachine):
 
         def ended(held: Any, error: BaseException | None) -> None:
             if held is not None:
-                self.ledger.hand_out(self.plain(held[3]), leased=True)
+                self.ledger.hand_out(self.plain(held[3]))
                 self.leases.append((actor, held))
 
         flow = lease(actor.core, actor.session, LATER if wait else NOW)
         self.start(name, "lease", flow, ended)
 
-    @rule(eager=st.sampled_from([0, 1, 2, 3, 9, 9]))
-    def hurry(self, eager: int) -> None:
-        """How far those get at once who begin something from now on."""
-        self.eager = eager
+    @rule(eager=st.sampled_from([0, 1, 2, 3, 9, 9, 9]), these=st.sampled_from(FATES))
+    def hurry(self, eager: int, these: tuple[str, ...]) -> None:
+        """How far those get at once who begin something from now on, and what gets lost of it."""
+        self.eager, self.fates = eager, these
 
     @precondition(lambda self: self.leases)
     @rule(who=actors, which=st.integers(0, 5), back=st.booleans(), charge=st.booleans())
@@ -357,6 +376,10 @@ class QueueMachine(RuleBasedStateMachine):
                 "drain",
                 "replay",
                 "discard",
+                "pause",
+                "resume",
+                "resume",
+                "purge",
             ]
         ),
     )
@@ -366,7 +389,6 @@ class QueueMachine(RuleBasedStateMachine):
             return
         actor = self.actors[name]
         core, session = actor.core, actor.session
-        values: tuple[str, ...] = ()
         if what == "settle":
             flow: Flow[Any] = upkeep.settle(core, session)
         elif what == "give back ahead":
@@ -393,12 +415,55 @@ class QueueMachine(RuleBasedStateMachine):
             flow = lifecycle.close(core)
         elif what == "drain":
             flow = one(core.protocol.drain())
+        elif what == "pause":
+            flow = lifecycle.pause(core)
+        elif what == "resume":
+            flow = lifecycle.resume(core)
+        elif what == "purge":
+            if not self.before.exists:
+                return
+            # Of one who has deleted an earlier queue of this name.
+            flow = one(core.protocol.purge(list(self.before.taken)))
         elif what == "replay":
             flow = change_letters(core, core.protocol.replay, None)
         else:
             flow = change_letters(core, core.protocol.discard, None)
-            values = tuple(self.before.letters)
-        self.start(name, what, flow, values=values)
+        self.start(name, what, flow)
+
+    @rule(who=actors, count=st.integers(1, 3))
+    def ask_early(self, who: int, count: int) -> None:
+        """The next items, before somebody needs them."""
+        if name := self.pick(who):
+            actor = self.actors[name]
+            self.start(name, "ask early", ask_early(actor.core, actor.session, count))
+
+    @precondition(lambda self: self.before.items)
+    @rule(who=actors, which=st.integers(0, 5), count=st.integers(1, 3))
+    def withdraw(self, who: int, which: int, count: int) -> None:
+        """Items that are queued, or that somebody may hold: these stay where they are."""
+        name = self.pick(who)
+        if not name:
+            return
+        actor = self.actors[name]
+        there = self.before.items
+        chosen = [there[(which + i) % len(there)] for i in range(min(count, len(there)))]
+        self.number += 1
+        values = (*chosen, f"withdrawal {self.number}")
+        removed = self.withdrawals[values] = set()
+
+        def ended(reply: Any, error: BaseException | None) -> None:
+            assert error is None
+            # Whatever still arrives of it must do nothing.
+            del self.withdrawals[values]
+            digits = reply[1] if reply[0] == Status.OK else b"0" * len(chosen)
+            told = {item for item, one in zip(chosen, digits, strict=True) if one == ord("1")}
+            # A queue that was deleted takes with it what was known of it.
+            assert told == removed or reply[0] != Status.OK
+
+        session = actor.session
+        tags = [self.before.tags[item] for item in chosen]
+        flow = one(actor.core.protocol.withdraw(session.producer, session.next_number(), tags))
+        self.start(name, "withdraw", flow, ended, values)
 
     def sign_off(self, actor: Actor) -> Flow[Any]:
         session = actor.session
@@ -459,7 +524,7 @@ class QueueMachine(RuleBasedStateMachine):
         entry = self.late.pop(which % len(self.late))
         actor, doing, command, values = entry
         script = command.script.name if command.script else str(command.words[0])
-        if script in ("delete", "purge", "close", "create", "BLPOP") or not self.before.exists:
+        if script in ("delete", "close", "create", "BLPOP") or not self.before.exists:
             return
         self.ledger.touched.update(self.before.held)
         self.wire.send_at_once(command)
@@ -517,6 +582,7 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         """Everybody comes to an end by himself, every item comes out, and nothing is left."""
         core = self.cores[0]
+        self.fates = ()
         for _ in range(400):
             busy = [name for name, actor in self.actors.items() if actor.busy]
             if not busy:
@@ -531,6 +597,8 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             raise AssertionError(f"they hang: {[a for a in self.actors.values() if a.busy]}")
         if self.before.exists:
+            self.start("a1", "resume", lifecycle.resume(core))
+            self.run_out("a1")
             self.take_all(core)
         if self.before.exists:
             self.start("a1", "delete", self.delete(self.actors["a1"]))
@@ -546,14 +614,19 @@ class QueueMachine(RuleBasedStateMachine):
         raise AssertionError(f"{self.actors[name]} hangs")
 
     def take_all(self, core: Core[Link]) -> None:
+        for name in ("a1", "b1"):
+            self.start(name, "give back ahead", upkeep.give_back_ahead(self.actors[name].core))
+            self.run_out(name)
         for name in ACTORS:
             self.start(
                 name, "settle", upkeep.settle(self.actors[name].core, self.actors[name].session)
             )
             self.run_out(name)
-        for name in ("a1", "b1"):
-            self.start(name, "give back ahead", upkeep.give_back_ahead(self.actors[name].core))
-            self.run_out(name)
+        for actor in self.actors.values():
+            session = actor.session
+            for item in self.before.taken.get(session.consumer, ()):
+                known = self.before.tags[item] in session.leased
+                assert known, f"{actor.name} holds {item} and does not know"
         # The leases of whoever does this are renewed, so the others must be gone.
         self.take_over("a1")
         self.take_over("b1")
