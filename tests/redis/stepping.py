@@ -115,7 +115,7 @@ class _Lender:
 def ask_early(core: Core[Link], session: Session[Link], count: int) -> Flow[bool]:
     """What `Prefetch` does over a session that is free. Returns whether something came."""
     prefetch: Any = Prefetch(core, _Lender(session))  # type: ignore[arg-type]
-    prefetch.ask(count)
+    prefetch.ask(count, in_order=True)
     link = session.link
     if link.sent is None:
         return False
