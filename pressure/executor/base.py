@@ -78,6 +78,7 @@ class TaskExecutor(Executor):
             outcome = itertools.chain.from_iterable(outcome)
         return outcome if bar is None else shown(outcome, total_of(iterables), bar)
 
+    @abstractmethod
     def share(self, obj: T) -> Shared[T]:
         """Send a large object once, for many tasks.
 
@@ -88,11 +89,10 @@ class TaskExecutor(Executor):
 
         Raises what pickling raises, `RuntimeError` after `shutdown`, and what the server refuses.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def stats(self) -> ExecutorStats:
         """How many tasks wait, run, and are done, and who has run them."""
-        raise NotImplementedError
 
     def options(self, **settings: Any) -> OptionsView:
         """This executor, with other settings for the tasks that are submitted through it:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from pressure.channel import Delivery
 from pressure.content import Content
@@ -27,12 +27,15 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
 from pressure.executor.post import DEFAULT_BOUND
 from pressure.executor.records import unpack_answer
+from pressure.executor.sharing import Shared
+from pressure.executor.statistics import ExecutorStats
 from pressure.executor.waiting import ChildFuture
 
 __all__ = ["NestedExecutor", "current_executor"]
 
 log = logging.getLogger("pressure.worker")
 
+T = TypeVar("T")
 WINDOW = 2000
 DEPTH = 100
 """So many tasks may wait for each other in one thread."""
@@ -97,6 +100,14 @@ class NestedExecutor(TaskExecutor):
 
     def _terminate(self, future: TaskFuture, grace: float) -> bool:
         return self._dispatcher.terminate(future, grace)
+
+    def share(self, obj: T) -> Shared[T]:
+        with self._dispatcher.shielded():
+            return self._dispatcher.shelf.share(obj)
+
+    def stats(self) -> ExecutorStats:
+        with self._dispatcher.shielded():
+            return self._dispatcher.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel what has not begun (`cancel_futures`), and wait for all that this process's tasks

@@ -112,6 +112,15 @@ def large_child(size: int) -> int:
     return len(ex.submit(bytes.upper, b"x" * size).result())
 
 
+def share_with_children(size: int) -> tuple[list[int], int]:
+    ex = current_executor()
+    with ex.share(b"x" * size) as shared:
+        lengths = [child.result() for child in [ex.submit(len, shared) for _ in range(3)]]
+    # A future is resolved before it is counted.
+    eventually(lambda: ex.stats().done == 3, PATIENCE)
+    return lengths, ex.stats().done
+
+
 def sleep_child(seconds: float) -> Any:
     return current_executor().submit(time.sleep, seconds).result()
 
@@ -294,3 +303,7 @@ def test_no_reply_queue_is_left(
         ex.submit(crash_once, str(tmp_path / "crashed")).result(PATIENCE)
     left = [key for key in client.scan_iter(f"*{queue_name}*") if b":reply:" in key]
     assert left == []
+
+
+def test_a_task_shares_with_its_children(ex: RedisExecutor) -> None:
+    assert ex.submit(share_with_children, 100_000).result(PATIENCE) == ([100_000] * 3, 3)
