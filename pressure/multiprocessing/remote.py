@@ -269,7 +269,7 @@ class Remote:
         assert codec is not None
         try:
             body = codec.open_plain(item)
-            if body is not None:
+            if body is not None and len(item) <= self.core.most_bytes:
                 return pickle.loads(body)
         except Exception:
             # The long way says what is wrong with it.

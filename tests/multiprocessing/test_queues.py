@@ -533,3 +533,12 @@ def test_putting_does_not_wait_for_a_server_that_is_away(fresh_server: ServerPro
     fresh_server.start()
     assert [made.get(timeout=PATIENCE) for _ in range(99)] == list(range(1, 100))
     made.delete()
+
+
+def test_what_is_too_large_is_not_unpickled(shared: Any) -> None:
+    shared.put(b"x" * 1000)
+    shared.put("small")
+    shared._remote.core.most_bytes = 500
+    with pytest.raises(pressure.PayloadError, match="max_item_bytes"):
+        shared.get(timeout=PATIENCE)
+    assert shared.get(timeout=PATIENCE) == "small"

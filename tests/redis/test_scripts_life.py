@@ -307,7 +307,14 @@ class TestExchange:
         p.put(b"a", b"b", b"c", b"d")
         items = self.exchange(p, [], count=3, known=False)[2:]
         tags = [p.tag(item) for item in items]
-        for others in (tags[:2], tags[1:], [tags[1], tags[0], tags[2]], [*tags, tags[0]]):
+        first, second, third = tags
+        for others in (
+            [first, second],
+            [second, third],
+            [second, first, third],
+            [first, third, second],
+            [*tags, first],
+        ):
             assert self.exchange(p, [], count=1, held=others) == [Status.EMPTY, len(others)]
             assert p.held() == [b"a", b"b", b"c"], "nothing was done"
         p.client.hset(p.keys.blobs, "chunk", "x")
