@@ -25,7 +25,7 @@ from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.protocol import Command
 from pressure.requests import Flow
-from pressure.session import Session
+from pressure.session import Session, in_doubt
 
 __all__ = ["FAREWELL", "Pool", "Work"]
 
@@ -130,7 +130,7 @@ class Pool:
 
     def _acquire(self, taking: bool) -> Session[AsyncLink]:
         if taking and self._consumers:
-            return self._consumers.pop()
+            return self._consumers.pop(in_doubt(self._consumers))
         if self._others:
             return self._others.pop()
         session = Session(AsyncLink(self.address))

@@ -23,7 +23,7 @@ from pressure.link import Link
 from pressure.prefetch import Prefetch
 from pressure.protocol import Command
 from pressure.requests import Flow
-from pressure.session import Session
+from pressure.session import Session, in_doubt
 
 __all__ = ["Handle"]
 
@@ -47,6 +47,7 @@ class Handle:
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
         self._borrowed = 0
+        self._settling: list[Session[Link]] = []
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
@@ -63,8 +64,12 @@ class Handle:
     def acquire(self, *, taking: bool = False) -> Session[Link]:
         """Borrow a session, for `taking` items or for anything else."""
         with self._lock:
+            if taking and self._settling:
+                # What is on its way back is older than what would be taken now. (Once is enough.)
+                self._returned.wait_for(lambda: not self._settling, FAREWELL)
+                self._settling.clear()
             if taking and self._consumers:
-                return self._consumers.pop()
+                return self._consumers.pop(in_doubt(self._consumers))
             if self._others:
                 return self._others.pop()
             session = Session(Link(self.address))
@@ -180,6 +185,7 @@ class Handle:
             for session in due:
                 self._consumers.remove(session)
             self._borrowed += len(due)
+            self._settling += [session for session in due if session.stale]
         return due
 
     def _return(self, sessions: list[Session[Link]]) -> None:
@@ -187,6 +193,8 @@ class Handle:
             for session in sessions:
                 # At the far end: sessions in use stay the same few.
                 self._pool_of(session).insert(0, session)
+                if session in self._settling:
+                    self._settling.remove(session)
             self._borrowed -= len(sessions)
             self._returned.notify_all()
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from pressure.protocol import Acks
 
-__all__ = ["ID_BYTES", "MARK", "Movable", "Session"]
+__all__ = ["ID_BYTES", "MARK", "Movable", "Session", "in_doubt"]
 
 ID_BYTES = 16
 MARK = slice(0, 96)
@@ -195,3 +195,12 @@ class Session(Generic[L]):
         ahead -= sum(kind == "a" for kind, _ in known)
         self.adopted_ahead = min(max(ahead, 0), len(items))
         return items
+
+
+def in_doubt(sessions: Sequence[Session[Any]]) -> int:
+    """Which of these to take from, as an index: one that is in doubt, for what its lost reply
+    brought is older than what another would take; else the last."""
+    for at, session in enumerate(sessions):
+        if session.stale:
+            return at
+    return -1

@@ -93,6 +93,8 @@ def attempts_so_far(path: str) -> int:
 @pytest.fixture(params=MODES)
 def ex(request: pytest.FixtureRequest, url: str, queue_name: str) -> Iterator[RedisExecutor]:
     with executor(request.param, url, queue_name, 1) as made:
+        # The first one imports this module, and may take longer for that than a time-out is here.
+        made.submit(pid).result(PATIENCE)
         yield made
 
 

@@ -16,6 +16,7 @@ import pressure
 from pressure import PressureQueue, Settings, blobs, flows, upkeep
 from pressure.driver import resumed
 from pressure.protocol import Command, Status
+from pressure.session import Session
 from tests.redis import workers
 from tests.support.processes import Child
 from tests.support.servers import ServerProcess
@@ -143,6 +144,51 @@ def test_a_closed_queue_does_not_end_while_something_is_given_back(
     assert len(handle.run(resumed(flow.send(reply), flow), taking).items) == 1
     handle.release(cut_short)
     handle.release(taking)
+
+
+@pytest.fixture
+def lost(q: Queue) -> Session[Any]:
+    """A session that holds the item 1, whose reply was lost, of a handle that has another one, last
+    used; 2 waits in the queue."""
+    core, handle = q._core, q._handle
+    handle.call(flows.describe(core))
+    lost, other = handle.acquire(taking=True), handle.acquire(taking=True)
+    handle.run(flows.take(core, other, 1, 0.0), other)
+    q.put_many([1, 2])
+    handle.run(flows.take(core, lost, 1, None), lost)
+    lost.stale = True
+    handle.release(lost)
+    handle.release(other)
+    return lost
+
+
+def test_an_item_whose_reply_was_lost_comes_before_later_ones(q: Queue, lost: Session[Any]) -> None:
+    assert [q.get(timeout=WAIT), q.get(timeout=WAIT)] == [1, 2]
+    assert not lost.stale
+
+
+def test_what_is_being_given_back_comes_before_later_items(
+    q: Queue, lost: Session[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background thread has begun to see to it; who gets then waits for that."""
+    monkeypatch.setattr("pressure.handle.FAREWELL", WAIT)
+    handle = q._handle
+    due = handle._borrow(lambda session: session.stale)
+    got = in_thread(lambda: q.get(timeout=WAIT))
+    for session in due:
+        handle._settle(session)
+    handle._return(due)
+    assert got() == 1
+
+
+def test_nobody_waits_for_ever_for_what_is_given_back(
+    q: Queue, lost: Session[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pressure.handle.FAREWELL", 0.05)
+    due = q._handle._borrow(lambda session: session.stale)
+    assert q.get(timeout=WAIT) == 2
+    q._handle._return(due)
+    assert q.get(timeout=WAIT) == 1
 
 
 def test_disconnect_waits_for_what_is_being_acknowledged(
