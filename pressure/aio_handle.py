@@ -92,6 +92,7 @@ async def _guard(pool: Pool) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        pool.over = True
         await pool.disconnect()
 
 

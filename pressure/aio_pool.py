@@ -61,6 +61,8 @@ class Pool:
         core.concluding = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self.over = False
+        """Whether the loop is about to end."""
         for session in core.sessions:
             # Left from an event loop that was closed under way, with all its connections.
             session.link = AsyncLink(address)
@@ -271,8 +273,12 @@ class Pool:
         self._consumers.clear()
 
     def close(self, then: Callable[[], object]) -> None:
-        """Disconnect in the background."""
-        self._spawn(self._close(then))
+        """Disconnect in the background, unless that was done when the loop's time was over: nothing
+        begun after that would come to its end."""
+        if self.over:
+            then()
+        else:
+            self._spawn(self._close(then))
 
     async def _close(self, then: Callable[[], object]) -> None:
         await self.disconnect()

@@ -356,6 +356,28 @@ def test_a_dropped_handle_signs_off(url: str, queue_name: str, client: redis.Red
     run(main())
 
 
+def test_a_handle_dropped_as_its_loop_ends(url: str, queue_name: str, client: redis.Redis) -> None:
+    """All was closed already, and what would be begun now would never come to its end."""
+
+    async def use() -> PressureQueue[int]:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await queue.create()
+        await queue.put(1)
+        assert await queue.get() == 1
+        return queue
+
+    loop = asyncio.new_event_loop()
+    dropped = [loop.run_until_complete(use())]
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    assert client.zcard(f"__pressure__:{queue_name}:leases") == 0
+    dropped.clear()
+    gc.collect()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert not asyncio.all_tasks(loop)
+    loop.close()
+
+
 def test_async_with_releases_only_the_handle(url: str, queue_name: str) -> None:
     async def main() -> None:
         async with PressureQueue[int](queue_name, url=url) as queue:
