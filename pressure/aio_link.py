@@ -242,8 +242,10 @@ class AsyncLink:
             raise _no_reply() from None
         except Oom:
             return None
-        except Broken:
+        except Broken as broken:
             await self.close()
+            # Whichever connection it was that broke: this command may have been carried out.
+            broken.sent = True
             raise
 
     async def _send(self, command: Command) -> None:

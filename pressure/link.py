@@ -313,6 +313,11 @@ class Link:
         except TimeoutError:
             self.close()
             raise Broken(ConnectionError("no reply to a blocking command"), sent=True) from None
+        except Broken as broken:
+            self.close()
+            # Whichever connection it was that broke: this command may have been carried out.
+            broken.sent = True
+            raise
         except BaseException:
             # A reply is still to come that would be taken for another's.
             self.close()

@@ -20,8 +20,9 @@ __all__ = ["Batch", "Ledger"]
 
 
 BATCH_BYTES = 4 * 1024 * 1024
-GIVE_WAY = 1000
-"""After so many tasks in a row, who submits them lets the other threads come to the interpreter,"""
+FIRST_WAY, GIVE_WAY = 16, 1000
+"""After so many tasks in a row, and then again and again, who submits them lets the other threads
+come to the interpreter,"""
 GIVE_WAY_FOR = 0.002
 """for so long (seconds) at most. They would get it only every 5 ms, and workers wait for tasks."""
 
@@ -83,10 +84,11 @@ class Ledger:
             if self.idle:
                 self.idle = False
                 self.condition.notify_all()
-            self._in_a_row += 1
-            if self._in_a_row >= GIVE_WAY and self._progress and may_wait:
-                # If they do nothing meanwhile, they wait for the server, and none waits for them.
-                self._in_a_row, self._progress = 0, False
+                self._in_a_row = 0
+            number = self._in_a_row = self._in_a_row + 1
+            if may_wait and (number == FIRST_WAY or (number >= GIVE_WAY and self._progress)):
+                # If they did nothing since, they wait for the server, and none waits for them.
+                self._in_a_row, self._progress = FIRST_WAY, False
                 self._way.wait(GIVE_WAY_FOR)
             return True
 

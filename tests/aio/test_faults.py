@@ -13,6 +13,7 @@ import redis
 import pressure
 from pressure import Settings
 from pressure.aio import PressureQueue
+from pressure.retry import Broken
 from tests.aio.running import run, until
 from tests.support.account import Account
 from tests.support.processes import Child, report
@@ -54,6 +55,44 @@ def test_lost_replies_lose_and_double_nothing(
 
     run(main())
     assert account.check(at_least=150).duplicates == 0
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "timeout"])
+def test_what_ends_a_wait_cannot_be_reached(
+    make_server: Callable[..., ServerProcess],
+    queue_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """An item comes at the last moment, and the connection over which the wait is to be ended
+    can't be made: whether it came is found out."""
+
+    server = make_server()
+    client = server.client()
+
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=server.url)
+        other: PressureQueue[int] = PressureQueue(queue_name, url=server.url)
+        await queue.create()
+        came = asyncio.Event()
+
+        async def unreachable(waiter: str) -> None:
+            await other.put(1)
+            monkeypatch.undo()
+            came.set()
+            raise Broken(ConnectionRefusedError(), sent=False)
+
+        monkeypatch.setattr(queue._handle.pool._control, "unblock", unreachable)
+        if ends == "timeout":
+            assert await queue.get(timeout=0.2) == 1
+        else:
+            getting = asyncio.create_task(queue.get())
+            assert await until(lambda: any("b" in one["flags"] for one in client.client_list()))
+            getting.cancel()
+            await asyncio.wait_for(came.wait(), 20)
+            assert await queue.get(timeout=20) == 1
+
+    run(main())
 
 
 def test_cut_connections_and_cancelled_gets_at_once(

@@ -16,6 +16,7 @@ import pressure
 from pressure import PressureQueue, Settings, blobs, flows, upkeep
 from pressure.driver import resumed
 from pressure.protocol import Command, Status
+from pressure.retry import Broken
 from pressure.session import Session
 from tests.redis import workers
 from tests.support.processes import Child
@@ -179,6 +180,24 @@ def test_what_is_being_given_back_comes_before_later_items(
         handle._settle(session)
     handle._return(due)
     assert got() == 1
+
+
+def test_what_ends_a_wait_cannot_be_reached(
+    make: Callable[..., Queue], q: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item comes at the last moment, and the connection over which the wait is to be ended
+    can't be made: whether it came is found out."""
+    other = make()
+
+    def unreachable(waiter: str) -> None:
+        other.put(1)
+        monkeypatch.undo()
+        raise Broken(ConnectionRefusedError(), sent=False)
+
+    monkeypatch.setattr(q._handle._control, "unblock", unreachable)
+    assert q.get(timeout=0.2) == 1
+    other.put(2)
+    assert q.get(timeout=WAIT) == 2
 
 
 def test_nobody_waits_for_ever_for_what_is_given_back(
