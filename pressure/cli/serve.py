@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import click
+import redis
 
 from pressure.cli.program import EXIT_CODES, Terminated
 from pressure.cli.tables import safe
@@ -26,6 +27,8 @@ KEY_FILE, PASSWORD_FILE = "pressure.key", "pressure.password"
 EVERYWHERE = ("0.0.0.0", "::")
 LOOK = 0.5
 """How often (seconds) it is looked whether the server is still there."""
+SHUT_DOWN = 10.0
+"""How long (seconds) it may take to write all to the disk."""
 SOMEWHERE = ("192.0.2.1", 9)
 """An address that nobody has: no packet is sent to it."""
 
@@ -80,8 +83,12 @@ def serve(host: str, port: int, key_file: Path | None, directory: Path | None) -
     server = LocalServer(port=port, password=password, extra_args=arguments)
     with contextlib.suppress(KeyboardInterrupt, Terminated), server:
         click.echo(_welcome(server.url, host, key_file.resolve(), directory))
-        while server.is_running():
-            time.sleep(LOOK)
+        try:
+            while server.is_running():
+                time.sleep(LOOK)
+        finally:
+            if directory is not None:
+                _write_all(server.url)
         raise ServerStartError("the server has ended by itself")
     click.echo(
         "\nThe server has ended."
@@ -172,6 +179,16 @@ def _free_port(host: str, port: int) -> int:
         else:
             why = f"{host} is no address of this machine ({exc.strerror}): give another --host"
         raise ServerStartError(why) from exc
+
+
+def _write_all(url: str) -> None:
+    """Have the server end itself: it may put off writing for two seconds while the disk is busy,
+    and what it has not written would be lost if it were killed."""
+    with (
+        contextlib.suppress(redis.RedisError),
+        redis.Redis.from_url(url, socket_timeout=SHUT_DOWN) as client,
+    ):
+        client.shutdown()
 
 
 def _own_address() -> str:
