@@ -164,7 +164,7 @@ def test_full_queues_are_served_in_turn(
     assert eventually((tmp_path / "runs").exists, WAIT)
     log = tmp_path / "log"
     futures = [
-        served.executors[number].submit(note, str(log), name, 0.015)
+        served.executors[number].submit(note, str(log), name, 0.04)
         for number, name in enumerate("ab")
         for _ in range(15)
     ]
