@@ -43,9 +43,12 @@ def mark(directory: str, name: str) -> None:
     (Path(directory) / name).touch()
 
 
-def slow_mark(directory: str, name: str) -> None:
-    time.sleep(0.03)
-    mark(directory, name)
+def hold_after(first: str, directory: str, name: str) -> None:
+    """`mark` the first, `hold` the others."""
+    if name == first:
+        mark(directory, name)
+    else:
+        hold(directory, name)
 
 
 def pid() -> int:

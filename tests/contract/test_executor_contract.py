@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import gc
 import itertools
 import threading
@@ -241,9 +242,11 @@ def test_map_keeps_no_result(executor: Executor) -> None:
 
 
 def test_a_map_that_is_dropped_cancels_the_rest(executor: Executor, tmp_path: Path) -> None:
-    results = executor.map(do.slow_mark, [str(tmp_path)] * 60, [f"m{n}" for n in range(60)])
+    task = functools.partial(do.hold_after, "m0", str(tmp_path))
+    results = executor.map(task, [f"m{n}" for n in range(60)])
     next(results)
     results.close()  # type: ignore[attr-defined]
+    (tmp_path / "go").touch()
     concurrent.futures.wait([executor.submit(do.slowly, x) for x in range(4)], WAIT)
     assert len(list(tmp_path.glob("m*"))) < 30
 
