@@ -11,9 +11,10 @@ So no reply is ever thrown away, and cancelling often costs no connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from pressure import keeper, upkeep
@@ -23,6 +24,7 @@ from pressure.aio_operation import Operation
 from pressure.aio_renewer import FAREWELL, Renewer
 from pressure.core import Core
 from pressure.errors import PressureError
+from pressure.flows import RECHECK_LIMIT
 from pressure.protocol import Command
 from pressure.requests import Flow
 from pressure.session import Session, in_doubt
@@ -60,6 +62,9 @@ class Pool:
         self._reached = False
         core.concluding = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # Each is done when what it stands for is in the queue again, which is older than what would
+        # be taken meanwhile.
+        self._returning: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.over = False
         """Whether the loop is about to end."""
@@ -90,6 +95,10 @@ class Pool:
         cancelled, the operation is concluded without it: `undo` then makes the flow that reverses
         the result, and the caller waits for that for up to `verdict` seconds.
         """
+        if taking and self._returning:
+            left = FAREWELL if until is None else until - time.monotonic()
+            patience = min(max(left, RECHECK_LIMIT), FAREWELL)
+            await asyncio.wait(set(self._returning), timeout=patience)
         slot = await self._enter(slots or self.asking, until)
         session = self._acquire(taking)
         operation = self._operation(work(session), session, until)
@@ -99,6 +108,8 @@ class Pool:
             conclusion = self._spawn(self._conclude(operation, session, slot, undo))
             self.core.concluding += 1
             conclusion.add_done_callback(self._concluded)
+            if taking:
+                self._returning.add(conclusion)
             if verdict:
                 await asyncio.wait({conclusion}, timeout=verdict)
             raise
@@ -110,8 +121,20 @@ class Pool:
         self._release(session, slot)
         return result
 
-    def _concluded(self, _: asyncio.Task[None]) -> None:
+    def _concluded(self, conclusion: asyncio.Task[None]) -> None:
         self.core.concluding -= 1
+        self._returning.discard(conclusion)
+
+    @contextlib.contextmanager
+    def _on_its_way_back(self) -> Iterator[None]:
+        """Who takes waits for the end of the block, for a while."""
+        back = self.loop.create_future()
+        self._returning.add(back)
+        try:
+            yield
+        finally:
+            self._returning.discard(back)
+            back.cancel()
 
     async def ask(self, command: Command) -> Any:
         """Send one command."""
@@ -227,7 +250,7 @@ class Pool:
         try:
             # Nor may a slow consumer sit on a batch, however steadily it draws on it.
             if now - self.core.kept_since() >= keeper.TICK:
-                await self._farewell(upkeep.give_back_ahead(self.core))
+                await self.give_back_ahead()
             for session in self._to_settle():
                 if now - session.used >= keeper.TICK / 2 and session in self._consumers:
                     await self._settle(session)
@@ -245,13 +268,11 @@ class Pool:
         until = time.monotonic() + FAREWELL
         operation = self._operation(upkeep.settle(self.core, session), session, until)
         try:
-            await operation.run()
+            with self._on_its_way_back() if session.stale else contextlib.nullcontext():
+                await operation.run()
         finally:
             operation.drop()
             self._release(session)
-
-    async def _farewell(self, flow: Flow[None]) -> None:
-        await self.call(lambda session: flow, time.monotonic() + FAREWELL)
 
     async def flush(self) -> None:
         """Send the acknowledgements that wait in sessions which nobody is using."""
@@ -261,7 +282,9 @@ class Pool:
 
     async def give_back_ahead(self) -> None:
         if self.core.buffer:
-            await self._farewell(upkeep.give_back_ahead(self.core))
+            until = time.monotonic() + FAREWELL
+            with self._on_its_way_back():
+                await self.call(lambda session: upkeep.give_back_ahead(self.core), until)
 
     def forget_queue(self) -> None:
         """The queue was deleted: nothing of it is left at the server."""

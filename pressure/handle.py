@@ -48,6 +48,7 @@ class Handle:
         self._returned = threading.Condition(self._lock)
         self._borrowed = 0
         self._settling: list[Session[Link]] = []
+        self._giving_back = False
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
@@ -64,10 +65,11 @@ class Handle:
     def acquire(self, *, taking: bool = False) -> Session[Link]:
         """Borrow a session, for `taking` items or for anything else."""
         with self._lock:
-            if taking and self._settling:
+            if taking and (self._settling or self._giving_back):
                 # What is on its way back is older than what would be taken now. (Once is enough.)
-                self._returned.wait_for(lambda: not self._settling, FAREWELL)
+                self._returned.wait_for(lambda: not (self._settling or self._giving_back), FAREWELL)
                 self._settling.clear()
+                self._giving_back = False
             if taking and self._consumers:
                 return self._consumers.pop(in_doubt(self._consumers))
             if self._others:
@@ -218,7 +220,15 @@ class Handle:
         self._look_after(due, self._settle)
 
     def give_back_ahead(self) -> None:
-        self._farewell_call(upkeep.give_back_ahead(self.core))
+        # What is under way comes after what is here, and must not be handed out before it.
+        with self.prefetch.suspended(time.monotonic() + FAREWELL):
+            self._giving_back = True
+            try:
+                self._farewell_call(upkeep.give_back_ahead(self.core))
+            finally:
+                with self._lock:
+                    self._giving_back = False
+                    self._returned.notify_all()
 
     def give_back_unused(self) -> None:
         """As `give_back_ahead`, if there is anything. While the server is away it is put off."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from pressure.core import Core
@@ -127,26 +129,42 @@ class Prefetch:
         """
         if not self.under_way:
             return False
-        patience = None if until is None else max(until, time.monotonic() + LAST_TRY)
         with self._lock:
-            asked = self._asked
-            if asked is None:
+            if self._asked is None:
                 # Another thread was quicker.
                 return bool(self._core.buffer)
-            session = asked.session
-            try:
-                return self._accept(asked, session.link.receive(patience))
-            except (Broken, TimeoutError, PressureError):
-                session.link.close()
-                session.doubt(asked.number, asked.acks)
-                return False
-            except BaseException:
-                session.link.close()
-                session.doubt(asked.number, asked.acks)
-                raise
-            finally:
-                self._asked = None
-                self._sessions.release(session)
+            return self._receive(self._asked, until)
+
+    @contextmanager
+    def suspended(self, until: float) -> Iterator[None]:
+        """`finish`, and let nothing be under way for the duration of the block."""
+        # Bounded, since the garbage collector may come here at any time.
+        locked = self._lock.acquire(timeout=LAST_TRY)
+        try:
+            if locked and self._asked is not None:
+                self._receive(self._asked, until)
+            yield
+        finally:
+            if locked:
+                self._lock.release()
+
+    def _receive(self, asked: _Asked, until: float | None) -> bool:
+        """Read the reply; the caller holds the lock."""
+        patience = None if until is None else max(until, time.monotonic() + LAST_TRY)
+        session = asked.session
+        try:
+            return self._accept(asked, session.link.receive(patience))
+        except (Broken, TimeoutError, PressureError):
+            session.link.close()
+            session.doubt(asked.number, asked.acks)
+            return False
+        except BaseException:
+            session.link.close()
+            session.doubt(asked.number, asked.acks)
+            raise
+        finally:
+            self._asked = None
+            self._sessions.release(session)
 
     def finish_late(self, now: float, patience: float) -> None:
         """`finish` what nobody has wanted for so long (seconds)."""

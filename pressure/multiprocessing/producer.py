@@ -217,12 +217,19 @@ class Producer(Outgoing):
             self._work.notify()
 
     def _start(self) -> None:
-        self._finalizer = util.Finalize(None, self._finish, exitpriority=FLUSH_PRIORITY)
+        if self._finalizer is None:
+            self._finalizer = util.Finalize(None, self._finish, exitpriority=FLUSH_PRIORITY)
         thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
         thread.start()
         self._thread = thread
 
     def _feed(self) -> None:
+        with self._work:
+            if self._thread is None:
+                # Who started this thread was cut short before it could say so.
+                self._thread = threading.current_thread()
+            elif self._thread is not threading.current_thread():
+                return
         while self._await_work():
             try:
                 with self._sending:

@@ -53,6 +53,79 @@ def nothing_held(client: redis.Redis, name: str) -> bool:
     return not client.keys(f"*{name}:taken:*") and not client.hlen(f"__pressure__:{name}:waiters")
 
 
+@pytest.mark.parametrize("how", ["get", "lease"])
+def test_who_gets_next_has_what_a_cancelled_get_gives_back(
+    url: str, queue_name: str, how: str
+) -> None:
+    """Its reply was on the way: what comes after that item, such as the one that says that there is
+    no more, must not overtake it."""
+
+    async def main(url: str, slow: FaultyProxy) -> None:
+        direct: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await direct.create()
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=slow.url)
+        # With two connections, so that nothing but the order keeps the next one back.
+        await direct.put_many([0, 0])
+        assert list(await asyncio.gather(queue.get(), queue.get())) == [0, 0]
+        await direct.put_many([1, 2])
+        slow.delay(0.1, "to_client")
+        taking: asyncio.Future[Any] = asyncio.ensure_future(
+            queue.get() if how == "get" else _leased(queue)
+        )
+        while await direct.qsize() > 1:
+            await asyncio.sleep(0)
+        got = []
+        if taking.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+        else:
+            got.append(taking.result())
+        got += [await queue.get(), await queue.get()][: 2 - len(got)]
+        slow.delay(0.0)
+        assert got == [1, 2]
+        await direct.delete()
+        await queue.disconnect()
+        await direct.disconnect()
+
+    with FaultyProxy(url) as slow:
+        run(main(url, slow))
+
+
+async def _leased(queue: PressureQueue[int]) -> int:
+    async with queue.lease() as item:
+        return item
+
+
+def test_who_gets_next_has_what_a_slow_loop_gives_back(
+    url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had fetched ahead is on its way back when it goes on."""
+
+    async def main(url: str, slow: FaultyProxy) -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=slow.url)
+        await queue.create()
+        await queue.put_many(range(200))
+        await queue.close()
+        got = []
+        core = queue._core
+        async for item in queue:
+            got.append(item)
+            if len(core.buffer) > 10:
+                slow.delay(0.02, "to_server")
+                back = asyncio.create_task(queue._handle.pool.give_back_ahead())
+                while core.buffer:
+                    await asyncio.sleep(0)
+                got.append(await queue.get())
+                await back
+                slow.delay(0.0)
+        assert got == list(range(200))
+        await queue.delete()
+        await queue.disconnect()
+
+    with FaultyProxy(url) as slow:
+        run(main(url, slow))
+
+
 @pytest.mark.parametrize("payload", [b"", LARGE], ids=["small", "large"])
 def test_storm_of_cancelled_gets(
     url: str, queue_name: str, account: Account, client: redis.Redis, payload: bytes

@@ -14,7 +14,8 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
-from pressure import flows
+from pressure import flows, upkeep
+from pressure.driver import resumed
 from pressure.errors import QueueDoesNotExistError
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
@@ -195,6 +196,40 @@ def test_items_are_not_kept_longer_because_others_came(filled: Any) -> None:
     assert core.buffer[0].at == oldest
     assert core.buffer[-1].at > oldest
     assert core.kept_since() < oldest + 0.1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_is_being_given_back_comes_before_later_items(
+    asked: bool, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background thread thinks that the consumer is slow, and that is just going on."""
+    monkeypatch.setattr("pressure.handle.FAREWELL", PATIENCE)
+    handle = filled._remote.handle
+    got = get_until_asked(filled) if asked else get_until_asking(filled)
+    # Only one of them may look after the handle, and only now.
+    monkeypatch.setattr(handle, "maintain", lambda now: now + PATIENCE)
+    give_back, begun, go_on = upkeep.give_back_ahead, threading.Event(), threading.Event()
+
+    def slow(core: Any) -> Any:
+        flow = give_back(core)
+        request = next(flow)
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return resumed(request, flow)
+
+    monkeypatch.setattr(upkeep, "give_back_ahead", slow)
+    giving = threading.Thread(target=handle.give_back_ahead, daemon=True)
+    giving.start()
+    assert begun.wait(PATIENCE)
+    getting = threading.Thread(target=lambda: got.append(filled.get(timeout=PATIENCE)), daemon=True)
+    getting.start()
+    # It should wait; a moment is enough for it to do the wrong thing.
+    getting.join(0.2)
+    go_on.set()
+    giving.join(PATIENCE)
+    getting.join(PATIENCE)
+    got += [filled.get(timeout=PATIENCE) for _ in range(MANY - len(got))]
+    assert got == list(range(MANY))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -542,3 +542,31 @@ def test_what_is_too_large_is_not_unpickled(shared: Any) -> None:
     with pytest.raises(pressure.PayloadError, match="max_item_bytes"):
         shared.get(timeout=PATIENCE)
     assert shared.get(timeout=PATIENCE) == "small"
+
+
+def test_ctrl_c_while_the_feeder_starts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one all the same, and it ends."""
+    made: Any = mp.Queue(url=url)
+    start = threading.Thread.start
+
+    def cut_short(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "QueueFeederThread":
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        made.put(1)
+    made.put(2)
+    assert [made.get(timeout=20), made.get(timeout=20)] == [1, 2]
+    feeders = [one for one in threading.enumerate() if one.name == "QueueFeederThread"]
+    made.close()
+    ending = threading.Thread(target=made.join_thread, daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+    for feeder in feeders:
+        feeder.join(20)
+        assert not feeder.is_alive()
+    made.delete()
