@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pressure.executor.coroutines import CoroutineType, completed
-from pressure.executor.futures import TaskFuture
+from pressure.executor.futures import TaskFuture, cancel_many
 
 __all__ = ["chunks", "results", "run_chunk"]
 
@@ -43,5 +43,4 @@ def results(
             del result
             yield holder.pop()
     finally:
-        for future in futures:
-            future.cancel()
+        cancel_many(futures)
