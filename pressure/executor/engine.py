@@ -18,7 +18,7 @@ from pressure.core import Settings
 from pressure.executor.by_value import shares_main
 from pressure.executor.crew import STEP, Crew
 from pressure.executor.dispatcher import Dispatcher
-from pressure.executor.errors import InitializerError, NoWorkersError
+from pressure.executor.errors import NoWorkersError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
 from pressure.executor.post import DEFAULT_BOUND, Post
@@ -108,7 +108,7 @@ class Engine:
                 [self._crew_channel],
                 post,
                 context=context,
-                broken=self._break,
+                broken=self.dispatcher.fail,
                 patient=initializer is not None,
             )
 
@@ -215,9 +215,6 @@ class Engine:
         finally:
             _engines.discard(self)
             self._ended.set()
-
-    def _break(self, why: str) -> None:
-        self.dispatcher.fail(InitializerError(why))
 
     def finish(self) -> None:
         """No more tasks will come."""
