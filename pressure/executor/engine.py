@@ -224,6 +224,11 @@ class Engine:
         self.dispatcher.finish()
         self._wake()
 
+    def disown(self) -> None:
+        """In a forked child, whose threads are gone and whose connections are the parent's."""
+        self._started = False
+        self._start_lock = threading.Lock()
+
     def interrupt(self) -> None:
         """Cancel what has not begun, and give what runs a bounded time."""
         self.dispatcher.cancel_all()
@@ -310,7 +315,9 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    # The parent's engines are the parent's to end.
+    # The parent's engines are the parent's to end, and to use: here the next one to try is told so.
+    for engine in _engines:
+        engine.disown()
     _engines.clear()
 
 
