@@ -88,6 +88,10 @@ class TaskFuture(Future[Any]):
         assert self._others is not None
         return self._others
 
+    def __reduce__(self) -> Any:
+        # As with the base class, whose lock this one may not have yet.
+        raise TypeError("cannot pickle a future: it belongs to the process that made it")
+
     @property
     def task_id(self) -> str:
         return self._task_id.hex()

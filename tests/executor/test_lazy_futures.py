@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections import deque
@@ -68,6 +69,15 @@ def test_it_has_all_that_a_future_has() -> None:
         assert hasattr(future, name)
     assert "pending" in repr(future)
     assert future._condition is future._condition
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_it_is_not_pickled(done: bool) -> None:
+    future = pending()
+    if done:
+        future.set_result(7)
+    with pytest.raises(TypeError, match="future"):
+        pickle.dumps(future)
 
 
 @pytest.mark.parametrize("watched", [False, True])
