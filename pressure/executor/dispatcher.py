@@ -105,7 +105,8 @@ class Dispatcher:
         self.resolving = False
         """Whether futures are being resolved, and their callbacks called, at the moment."""
         self._threads: list[threading.Thread] = []
-        self._idents: set[int | None] = set()
+        self.idents: set[int | None] = set()
+        """Of the threads."""
         self.on_idle: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -120,7 +121,7 @@ class Dispatcher:
                 thread = threading.Thread(target=target, name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
-                self._idents.add(thread.ident)
+                self.idents.add(thread.ident)
         except RuntimeError as exc:
             # No thread can be started any more.
             self.fail(exc)
@@ -150,7 +151,7 @@ class Dispatcher:
         if ledger.idle and self._sender.submit(task_id, task):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
-        may_wait = threading.get_ident() not in self._idents
+        may_wait = threading.get_ident() not in self.idents
         if not ledger.add(task_id, task, may_wait=may_wait):
             if ledger.failure is not None:
                 raise fresh(ledger.failure)

@@ -250,9 +250,18 @@ class Engine:
         self._bell.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until all is done and nothing is left behind, for `timeout` seconds at most."""
-        if self._started and self._process == os.getpid():
+        """Wait until all is done and nothing is left behind, for `timeout` seconds at most.
+
+        A callback of a future runs in a thread that this would wait for. There it doesn't wait, and
+        without a `timeout` raises `RuntimeError`, as the standard library does.
+        """
+        if not self._started or self._process != os.getpid() or self._ended.is_set():
+            return
+        me = threading.current_thread()
+        if me.ident not in self.dispatcher.idents and me is not self.thread:
             self._ended.wait(timeout)
+        elif timeout is None:
+            raise RuntimeError("cannot join current thread")
 
     join_thread = wait
     """As the call queue of `ProcessPoolExecutor` has it."""
