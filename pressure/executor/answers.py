@@ -105,9 +105,12 @@ def outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | Non
     try:
         return _outcome(task, answer)
     except BaseException as exc:
+        advice = ""
+        if isinstance(exc, ImportError | AttributeError):
+            advice = "; what a task returns or raises has to be there on this side, too"
         error = ResultPayloadError(
-            f"the result of task {task.future.task_id} cannot be unpickled here "
-            f"({type(exc).__name__}: {exc})"
+            f"the result of task {task.future.task_id}, from worker {_worker(answer)}, cannot be "
+            f"unpickled here ({type(exc).__name__}: {exc}){advice}"
         )
         error.__cause__ = exc if isinstance(exc, Exception) else None
         return None, error
@@ -147,18 +150,23 @@ def _outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | No
     if answer.kind == Kind.UNREADABLE:
         why = bytes(answer.payload).decode(errors="replace")
         return None, TaskPayloadError(
-            f"task {task.future.task_id} could not be read by worker "
-            f"{answer.worker.decode(errors='replace')}: {why}"
+            f"task {task.future.task_id} could not be read by worker {_worker(answer)}: {why}"
         )
     if answer.kind == Kind.LOST:
         return None, _worker_lost(task, answer)
     said = answer.json()
     if answer.kind == Kind.ENDED:
         return None, _ended(task, said)
-    broken = ResultPayloadError(f"task {task.future.task_id}: {said['error']}")
+    broken = ResultPayloadError(
+        f"task {task.future.task_id} on worker {_worker(answer)}: {said['error']}"
+    )
     if said["traceback"]:
         broken.__cause__ = RemoteTraceback(f'\n"""\n{said["traceback"]}"""')
     return None, broken
+
+
+def _worker(answer: Answer) -> str:
+    return answer.worker.decode(errors="replace")
 
 
 def _ended(task: PendingTask, said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:

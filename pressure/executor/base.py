@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from pressure.executor.futures import TaskFuture
-from pressure.executor.mapping import chunks, results, run_chunk
+from pressure.executor.mapping import chunks, flattened, results, run_chunk
 from pressure.executor.options import Options
 from pressure.executor.progress import load, shown, total_of
 from pressure.executor.sharing import Shared
@@ -75,7 +75,7 @@ class TaskExecutor(Executor):
         futures = deque(itertools.islice(submitted, buffersize))
         outcome = results(futures, submitted, deadline)
         if chunksize > 1:
-            outcome = itertools.chain.from_iterable(outcome)
+            outcome = flattened(outcome)
         return outcome if bar is None else shown(outcome, total_of(iterables), bar)
 
     @abstractmethod

@@ -25,6 +25,7 @@ from typing import Any
 
 from pressure.channel import Channel
 from pressure.executor.clerk import Clerk, Dead
+from pressure.executor.errors import InitializerError, NoWorkersError
 from pressure.executor.heirs import HANDLED
 from pressure.executor.logs import Sink, to_stderr
 from pressure.executor.measures import Books
@@ -46,6 +47,8 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 SHORT_LIFE = 1.0
 """A worker that dies within this time of its start (seconds) is replaced more slowly each time."""
+STILLBORN = 5
+"""So many in a row that die before they are ready, and none that is: there will never be one."""
 SIGN_OFF = 1.5
 """How long (seconds) a worker that is to stop, and runs nothing, may try to reach a server that is
 away."""
@@ -75,8 +78,9 @@ class Crew:
     """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`. They
     serve the queues of `channels`, which have the same client id.
 
-    `broken` is called once, with a reason, when the initializer fails in a worker: then no worker
-    is started any more. With `patient`, a worker is asked to stop only after its initializer.
+    `broken` is called once, with an error, when the initializer fails in a worker, or when it is
+    plain that none will ever be ready: then no worker is started any more. With `patient` there is
+    an initializer, and a worker is asked to stop only after that.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class Crew:
         post: Callable[[str, Any], Post],
         *,
         context: Any = None,
-        broken: Callable[[str], None] | None = None,
+        broken: Callable[[BaseException], None] | None = None,
         patient: bool = False,
         daemon: Daemon | None = None,
     ) -> None:
@@ -108,6 +112,7 @@ class Crew:
         self._renew_at = self._beat_at = 0.0
         self._pause = 0.0
         self._not_before = 0.0
+        self._stillborn = 0
         self.clerk = Clerk(channels)
         self._books = daemon.books if daemon is not None else None
         obey = daemon.obey if daemon is not None else lambda order: None
@@ -259,7 +264,8 @@ class Crew:
         if self._registrar is not None:
             self.clerk.do(partial(self._registrar.gone, member.pid))
         if code == BROKEN_EXIT and not snapshot.ready:
-            self._give_up("the initializer failed in a worker process; its log says why")
+            why = "the initializer failed in a worker process; its log says why"
+            self._give_up(InitializerError(why))
             return burial
         # It may have been told to stop before it had a handler for that, or when it had none more.
         told = self._stopping or member.asked or code in (-signal.SIGTERM, -signal.SIGHUP)
@@ -277,7 +283,23 @@ class Crew:
             self._pause = 0.0
         else:
             self._slow_down(time.monotonic() - member.started)
+            self._count(snapshot, code, tail)
         return burial
+
+    def _count(self, snapshot: Snapshot, code: int | None, tail: list[str]) -> None:
+        """A worker died of itself. Give up if all do before they are ready, and the server, which
+        they look for, is there."""
+        if self._broken is None or self.clerk.unanswered:
+            return
+        if snapshot.ready or any(member.notes.read().ready for member in self.members):
+            self._stillborn = 0
+            return
+        self._stillborn += 1
+        if self._stillborn >= STILLBORN:
+            what = "in the initializer, or before it" if self._patient else "before they were ready"
+            said = "".join(f"\n    stderr: {line}" for line in tail)
+            why = f"all worker processes died {what}, the last with {describe_exit(code)}{said}"
+            self._give_up(InitializerError(why) if self._patient else NoWorkersError(why))
 
     def _slow_down(self, lived: float) -> None:
         """Don't start processes in a hot loop that die at once."""
@@ -287,11 +309,11 @@ class Crew:
         else:
             self._pause = 0.0
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, error: BaseException) -> None:
         self._stopping = True
         if self._broken is not None:
             broken, self._broken = self._broken, None
-            broken(why)
+            broken(error)
 
     def wake(self) -> None:
         """End a `step` early. May be called from a signal handler."""

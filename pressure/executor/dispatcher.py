@@ -32,11 +32,7 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.options import Options
 from pressure.executor.packer import TaskPacker
-from pressure.executor.records import (
-    Answer,
-    Kind,
-    unpack_answer,
-)
+from pressure.executor.records import Answer, Kind, unpack_answer
 from pressure.executor.recovery import Recovery
 from pressure.executor.retries import Retries
 from pressure.executor.sending import Sender
@@ -83,6 +79,7 @@ class Dispatcher:
         self.shelf = Shelf(self._reply, self._stored, same_main=same_main)
         self._packer = TaskPacker(self.shelf, same_main=same_main)
         self.tally = Tally()
+        self._process = os.getpid()
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self.ledger = Ledger(window, BATCH, max_pending)
@@ -108,7 +105,8 @@ class Dispatcher:
         self.resolving = False
         """Whether futures are being resolved, and their callbacks called, at the moment."""
         self._threads: list[threading.Thread] = []
-        self._idents: set[int | None] = set()
+        self.idents: set[int | None] = set()
+        """Of the threads."""
         self.on_idle: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -123,7 +121,7 @@ class Dispatcher:
                 thread = threading.Thread(target=target, name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
-                self._idents.add(thread.ident)
+                self.idents.add(thread.ident)
         except RuntimeError as exc:
             # No thread can be started any more.
             self.fail(exc)
@@ -153,7 +151,7 @@ class Dispatcher:
         if ledger.idle and self._sender.submit(task_id, task):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
-        may_wait = threading.get_ident() not in self._idents
+        may_wait = threading.get_ident() not in self.idents
         if not ledger.add(task_id, task, may_wait=may_wait):
             if ledger.failure is not None:
                 raise fresh(ledger.failure)
@@ -302,6 +300,9 @@ class Dispatcher:
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         """The futures of the tasks that will now never run. The caller cancels them."""
+        if self._process != os.getpid():
+            # A forked child drops a copy of a `map`, say: the tasks are the parent's.
+            return []
         withdrawn = self._take_back(task_ids)
         self.tally.cancelled += len(withdrawn)
         self._nudge()
@@ -317,6 +318,8 @@ class Dispatcher:
 
     def cancel_all(self, spare: int = 0) -> None:
         """Cancel what has not begun, but for the oldest `spare`."""
+        if self._process != os.getpid():
+            return
         with self.ledger.condition:
             task_ids = list(itertools.islice(self.ledger.tasks, spare, None))
         for future in self.withdraw_many(task_ids):

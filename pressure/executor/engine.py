@@ -18,7 +18,7 @@ from pressure.core import Settings
 from pressure.executor.by_value import shares_main
 from pressure.executor.crew import STEP, Crew
 from pressure.executor.dispatcher import Dispatcher
-from pressure.executor.errors import InitializerError, NoWorkersError
+from pressure.executor.errors import NoWorkersError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
 from pressure.executor.post import DEFAULT_BOUND, Post
@@ -108,7 +108,7 @@ class Engine:
                 [self._crew_channel],
                 post,
                 context=context,
-                broken=self._break,
+                broken=self.dispatcher.fail,
                 patient=initializer is not None,
             )
 
@@ -216,9 +216,6 @@ class Engine:
             _engines.discard(self)
             self._ended.set()
 
-    def _break(self, why: str) -> None:
-        self.dispatcher.fail(InitializerError(why))
-
     def finish(self) -> None:
         """No more tasks will come."""
         if self._process != os.getpid():
@@ -226,6 +223,11 @@ class Engine:
             return
         self.dispatcher.finish()
         self._wake()
+
+    def disown(self) -> None:
+        """In a forked child, whose threads are gone and whose connections are the parent's."""
+        self._started = False
+        self._start_lock = threading.Lock()
 
     def interrupt(self) -> None:
         """Cancel what has not begun, and give what runs a bounded time."""
@@ -248,9 +250,18 @@ class Engine:
         self._bell.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until all is done and nothing is left behind, for `timeout` seconds at most."""
-        if self._started and self._process == os.getpid():
+        """Wait until all is done and nothing is left behind, for `timeout` seconds at most.
+
+        A callback of a future runs in a thread that this would wait for. There it doesn't wait, and
+        without a `timeout` raises `RuntimeError`, as the standard library does.
+        """
+        if not self._started or self._process != os.getpid() or self._ended.is_set():
+            return
+        me = threading.current_thread()
+        if me.ident not in self.dispatcher.idents and me is not self.thread:
             self._ended.wait(timeout)
+        elif timeout is None:
+            raise RuntimeError("cannot join current thread")
 
     join_thread = wait
     """As the call queue of `ProcessPoolExecutor` has it."""
@@ -313,7 +324,9 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    # The parent's engines are the parent's to end.
+    # The parent's engines are the parent's to end, and to use: here the next one to try is told so.
+    for engine in _engines:
+        engine.disown()
     _engines.clear()
 
 

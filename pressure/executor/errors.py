@@ -78,11 +78,11 @@ class ResultPayloadError(TaskError):
 
 class NoWorkersError(TaskError):
     """No worker was there to run the task, for as long as `no_workers_timeout` says; or no local
-    worker process could be started."""
+    worker process could be started, or all died before they were ready."""
 
 
 class InitializerError(PressureError, BrokenProcessPool):
-    """The initializer failed in a worker process, so no task can run."""
+    """The initializer failed in a worker process (or ended several), so no task can run."""
 
 
 class TaskTimeoutError(PressureError, TimeoutError):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from pressure.executor.coroutines import CoroutineType, completed
-from pressure.executor.futures import TaskFuture
+from pressure.executor.futures import TaskFuture, cancel_many
 
-__all__ = ["chunks", "results", "run_chunk"]
+__all__ = ["chunks", "flattened", "results", "run_chunk"]
 
 
 def chunks(calls: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
@@ -30,7 +31,7 @@ def run_chunk(fn: Callable[..., Any], chunk: tuple[Any, ...]) -> list[Any]:
 
 def results(
     futures: deque[TaskFuture], more: Iterator[TaskFuture], deadline: float | None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """The results in order, each forgotten when it is yielded; on an early end the rest is
     cancelled."""
     try:
@@ -43,5 +44,13 @@ def results(
             del result
             yield holder.pop()
     finally:
-        for future in futures:
-            future.cancel()
+        cancel_many(futures)
+
+
+def flattened(chunks: Generator[list[Any], None, None]) -> Generator[Any, None, None]:
+    """The results in lists of them, each forgotten when it is yielded. Ends with `close`, too."""
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()

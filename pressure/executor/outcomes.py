@@ -34,7 +34,13 @@ def pack_exception(exc: BaseException) -> tuple[Kind, bytes | Packed]:
         data = pickling.in_one_piece(pickling.dumps_result(exc.with_traceback(None)))
         return Kind.ERROR, pickling.in_one_piece(pickling.dumps((text, data)))
     except BaseException as failure:
-        return broken(f"the task raised {say(exc)}, which cannot travel: {say(failure)}", text)
+        if isinstance(failure, pickling.NotReadable):
+            why = f"{failure}; pass all that its __init__ needs on to super().__init__()"
+        else:
+            why = f"{say(failure)}; raise it with arguments and attributes that can be pickled"
+        if type(exc).__module__ != "builtins":
+            why += f", or give {type(exc).__name__} a __reduce__"
+        return broken(f"the task raised {say(exc)}, which cannot travel: {why}", text)
 
 
 def broken(error: str, text: str = "") -> tuple[Kind, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -121,6 +122,7 @@ class Shelf:
     def __init__(self, reply: Channel, stored: set[bytes], *, same_main: bool = False) -> None:
         self.same_main = same_main
         self._reply = reply
+        self._process = os.getpid()
         self._stored = stored
         self.client_id = reply.client_id
         self.used = False
@@ -170,6 +172,9 @@ class Shelf:
 
     def tidy(self) -> None:
         """Remove from the server what nobody needs any more."""
+        if self._process != os.getpid():
+            # Only the copy of a forked child is not needed.
+            return
         while self._dropped:
             with self._lock:
                 try:

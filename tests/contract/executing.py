@@ -29,6 +29,13 @@ class FalsyError(Exception):
         return False
 
 
+class Kept:
+    """Can be referred to weakly."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def hold(directory: str, name: str) -> str:
     """Make a file `name`, and wait until there is one called `go`."""
     path = Path(directory)

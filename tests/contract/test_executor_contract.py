@@ -251,6 +251,15 @@ def test_a_map_that_is_dropped_cancels_the_rest(executor: Executor, tmp_path: Pa
     assert len(list(tmp_path.glob("m*"))) < 30
 
 
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_map_can_be_closed_and_keeps_no_result(executor: Executor, chunksize: int) -> None:
+    results = executor.map(do.Kept, range(4), chunksize=chunksize)
+    first = weakref.ref(next(results))
+    assert first() is None
+    results.close()  # type: ignore[attr-defined]
+    assert list(results) == []
+
+
 # asyncio
 
 
@@ -275,6 +284,27 @@ def test_shutdown_waits_and_is_final(make: Make) -> None:
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         executor.submit(do.square, 1)
     executor.shutdown()
+
+
+def test_a_callback_may_shut_down_but_not_wait(make: Make, tmp_path: Path) -> None:
+    executor = make()
+    future = executor.submit(do.hold, str(tmp_path), "held")
+    errors: list[BaseException] = []
+    called = threading.Event()
+
+    def shut_down(future: Future[str]) -> None:
+        try:
+            executor.shutdown(wait=True)
+        except RuntimeError as exc:
+            errors.append(exc)
+        called.set()
+
+    future.add_done_callback(shut_down)
+    (tmp_path / "go").touch()
+    assert called.wait(WAIT)
+    assert "cannot join" in str(errors[0])
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(do.square, 1)
 
 
 def test_shutdown_without_waiting_finishes_the_work(make: Make) -> None:

@@ -326,6 +326,8 @@ def test_an_exception_that_does_not_pickle(ex: RedisExecutor) -> None:
     with pytest.raises(ResultPayloadError) as caught:
         ex.submit(raise_unpicklable).result(PATIENCE)
     assert "Unpicklable: what it says" in str(caught.value)
+    assert f"on worker {socket.gethostname()}:" in str(caught.value)
+    assert "__reduce__" in str(caught.value)
     assert "raise_unpicklable" in str(caught.value.__cause__)
 
 
@@ -333,3 +335,5 @@ def test_an_exception_that_does_not_unpickle(ex: RedisExecutor) -> None:
     with pytest.raises(ResultPayloadError) as caught:
         ex.submit(raise_fragile).result(PATIENCE)
     assert "Fragile" in str(caught.value)
+    assert f"on worker {socket.gethostname()}:" in str(caught.value)
+    assert "super().__init__()" in str(caught.value)

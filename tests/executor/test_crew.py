@@ -14,7 +14,7 @@ import pytest
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
-from pressure.executor import RedisExecutor, clerk, crew
+from pressure.executor import InitializerError, RedisExecutor, clerk, crew
 from pressure.executor.post import Post
 from tests.faults import executing
 from tests.support.waiting import eventually
@@ -92,3 +92,15 @@ def test_tasks_are_given_back_before_a_successor_is_forked(
     assert future.result(WAIT) > 0
     channel.delete()
     channel.disconnect()
+
+
+def test_workers_that_all_die_at_the_start_break_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crew, "FIRST_PAUSE", 0.001)
+    with RedisExecutor(2, initializer=os._exit, initargs=(3,)) as executor:
+        future = executor.submit(abs, -1)
+        with pytest.raises(InitializerError, match="exit code 3"):
+            future.result(WAIT)
+        with pytest.raises(InitializerError):
+            executor.submit(abs, -1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+import time
+from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
 from typing import Any
 
 import pytest
 
 from pressure.executor.futures import TaskFuture
+from pressure.executor.mapping import results
 
 PATIENCE = 30.0
 ID = b"i" * 16
@@ -17,8 +22,17 @@ ID = b"i" * 16
 class Executor:
     """Takes every task back."""
 
+    def __init__(self) -> None:
+        self.asked = 0
+        self.futures: dict[bytes, TaskFuture] = {}
+
     def withdraw(self, task_id: bytes) -> bool:
+        self.asked += 1
         return True
+
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+        self.asked += 1
+        return [self.futures[task_id] for task_id in task_ids]
 
 
 def pending() -> TaskFuture:
@@ -55,6 +69,15 @@ def test_it_has_all_that_a_future_has() -> None:
         assert hasattr(future, name)
     assert "pending" in repr(future)
     assert future._condition is future._condition
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_it_is_not_pickled(done: bool) -> None:
+    future = pending()
+    if done:
+        future.set_result(7)
+    with pytest.raises(TypeError, match="future"):
+        pickle.dumps(future)
 
 
 @pytest.mark.parametrize("watched", [False, True])
@@ -128,3 +151,17 @@ def test_wait_and_as_completed_see_it() -> None:
         future.set_result("c")
     assert set(as_completed(futures, PATIENCE)) == set(futures)
     timer.join(PATIENCE)
+
+
+def test_what_a_map_leaves_is_cancelled_at_once() -> None:
+    executor = Executor()
+    for number in range(100):
+        task_id = number.to_bytes(16, "big")
+        executor.futures[task_id] = TaskFuture(task_id, executor)
+    futures = list(executor.futures.values())
+    futures[0].set_running_or_notify_cancel()
+    iterator = results(deque(futures), iter(()), time.monotonic() - 1.0)
+    with pytest.raises(TimeoutError):
+        next(iterator)
+    assert futures[0].running() and all(future.cancelled() for future in futures[1:])
+    assert executor.asked == 1

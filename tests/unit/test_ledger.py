@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ WAIT = 10.0
 class NoWithdrawer:
     def withdraw(self, task_id: bytes) -> bool:
         return False
+
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+        return []
 
 
 def task(name: str, max_deliveries: int = 3) -> PendingTask:
