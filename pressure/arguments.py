@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["MAX_BOUND", "checked_bound", "deadline", "put_deadline"]
+__all__ = ["MAX_BOUND", "checked_bound", "deadline", "lenient_deadline", "put_deadline"]
 
 MAX_BOUND = 2**53
 
@@ -15,14 +15,22 @@ def deadline(block: bool, timeout: float | None) -> float | None:
         return 0.0
     if timeout is None:
         return None
-    if timeout < 0:
+    # A NaN is never less than anything, and would never be reached.
+    if not timeout >= 0:
         raise ValueError("'timeout' must be a non-negative number")
     return time.monotonic() + timeout
 
 
 def put_deadline(block: bool, timeout: float | None, bound: int) -> float | None:
     """As `deadline`, but an unbounded queue never looks at the time-out, as `queue.Queue.put`."""
-    if timeout is not None and timeout < 0 and block and bound == 0:
+    if block and bound == 0 and timeout is not None and timeout < 0:
+        return 0.0
+    return deadline(block, timeout)
+
+
+def lenient_deadline(block: bool, timeout: float | None) -> float | None:
+    """As `deadline`, but a negative time-out acts as 0, as in `multiprocessing`."""
+    if not block or (timeout is not None and timeout < 0):
         return 0.0
     return deadline(block, timeout)
 

@@ -12,12 +12,12 @@ the tree share.
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from queue import Empty, Full
 from typing import Any, Generic, TypeVar
 
 from pressure import lifecycle
+from pressure.arguments import lenient_deadline
 from pressure.errors import QueueEmptyError
 from pressure.multiprocessing.location import Location
 from pressure.multiprocessing.producer import Producer
@@ -90,11 +90,7 @@ class Queue(_Handle[T]):
         """As `multiprocessing.Queue.put`; raises what pickling raises, and then nothing was put."""
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        until: float | None = None
-        if not block:
-            until = 0.0
-        elif timeout is not None:
-            until = time.monotonic() + timeout
+        until = lenient_deadline(block, timeout)
         if not self._producer.put(self._serialize(obj), until):
             raise Full
 
@@ -102,11 +98,7 @@ class Queue(_Handle[T]):
         """As `multiprocessing.Queue.get`."""
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        until: float | None = None
-        if not block:
-            until = 0.0
-        elif timeout is not None:
-            until = time.monotonic() + timeout
+        until = lenient_deadline(block, timeout)
         if until is not None:
             # What this process has put is there.
             self._producer.settle()

@@ -7,6 +7,7 @@ There is one `Remote` for each queue in a process, however many handles it has. 
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import pickle
 import threading
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pressure import flows, items, lifecycle
 from pressure.address import Address
+from pressure.arguments import checked_bound
 from pressure.core import Ahead, Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
@@ -111,7 +113,7 @@ class Remote:
         """
         url, embedded = location.resolve(url)
         bare = location.without_secrets(url)
-        bound = max(0, maxsize)
+        bound = checked_bound(max(0, operator.index(maxsize)))
         ttl = None
         if name is None:
             name = f"mp-{os.urandom(12).hex()}"
@@ -170,10 +172,12 @@ class Remote:
             while True:
                 if len(core.buffer) <= prefetch.at:
                     prefetch.ask(self._pace.next_count(), in_order=self._thread == thread)
+                # Looked at first: the keeper may read the reply, and what came is in the buffer.
+                under_way = prefetch.under_way
                 ahead = core.pop_ahead()
                 if ahead is not None:
                     obj = self._hand_out(ahead)
-                elif prefetch.under_way:
+                elif under_way:
                     if prefetch.finish(until):
                         self._pace.fetched()
                     continue

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +18,8 @@ import redis.asyncio
 import pressure
 from pressure import Settings, aio
 from pressure.aio import PressureQueue
+from pressure.aio_link import AsyncLink
+from pressure.commands import Command
 from tests.aio.running import run, until
 
 
@@ -430,5 +433,39 @@ def test_a_thousand_waiting_tasks_are_no_thousand_connections(
         assert len(client.client_list()) < 100
         assert await queue.put_many(range(1000)) == 1000
         assert sorted(await asyncio.gather(*getters)) == list(range(1000))
+
+    run(main())
+
+
+def test_nobody_takes_while_what_was_fetched_ahead_goes_back(
+    url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await queue.create()
+        await queue.put_many(range(100))
+        pool = queue._handle.pool
+        items = aiter(queue)
+        got = []
+        while not pool.core.buffer:
+            got.append(await anext(items))
+        popped = asyncio.Event()
+        execute = AsyncLink.execute
+
+        async def late(link: AsyncLink, command: Command) -> Any:
+            if asyncio.current_task() is giving:
+                popped.set()
+                await asyncio.sleep(0.2)
+            return await execute(link, command)
+
+        monkeypatch.setattr(AsyncLink, "execute", late)
+        giving = asyncio.create_task(pool.give_back_ahead())
+        await popped.wait()
+        got.append(await queue.get())
+        await giving
+        monkeypatch.undo()
+        while len(got) < 100:
+            got.append(await anext(items))
+        assert got == list(range(100))
 
     run(main())

@@ -206,7 +206,21 @@ def test_full_is_exact(url: str) -> None:
     with pytest.raises(queue.Empty) as empty:
         bounded.get(timeout=-1)
     assert empty.type is queue.Empty
+    with pytest.raises(ValueError, match="'timeout' must be a non-negative number"):
+        bounded.get(timeout=float("nan"))
+    with pytest.raises(ValueError, match="'timeout' must be a non-negative number"):
+        bounded.put(8, timeout=float("nan"))
+    assert bounded.empty()
     bounded.delete()
+
+
+def test_a_bound_is_a_whole_number(url: str) -> None:
+    with pytest.raises(TypeError):
+        mp.Queue(2.5, url=url)  # type: ignore[arg-type]
+    made: Any = mp.Queue(True, url=url)
+    made.put(1)
+    assert made.full()
+    made.delete()
 
 
 def test_places_left_over_by_a_quick_loop_come_back(url: str) -> None:
