@@ -204,6 +204,7 @@ def main(
     """
     if check:
         _check(name)
+    _open_standard_streams()
     if os.getpid() == 1:
         leave_to_child()
     sink = configure_logging(log_format)
@@ -273,6 +274,19 @@ def _with_keys(plan: Plan, key_file: Path | None, insecure: bool) -> Plan:
         elif not insecure:
             raise click.UsageError(str(finding))
     return replace(plan, settings=settings)
+
+
+def _open_standard_streams() -> None:
+    """A connection must not get the number of a stream that is closed: what is logged would go
+    there."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _outlive_signals() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -165,6 +166,21 @@ def test_what_is_paused_is_left(
         assert program.wait() == 0
         assert f"but in what is paused: '{queue_name}'" in program.output
         assert queue.qsize() == 1
+
+
+def test_closed_streams_do_no_harm(
+    executor: RedisExecutor, url: str, queue_name: str, client: redis.Redis
+) -> None:
+    future = executor.submit(do.square, 3)
+    assert eventually(lambda: client.llen(f"__pressure__:{{{queue_name}}}") == 1, WAIT)
+    daemon = [*COMMAND, url, "--queue", queue_name, "--processes", "1", "--burst"]
+    closed = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(daemon)} <&- >&- 2>&-"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=WAIT,
+    )
+    assert closed.returncode == 0
+    assert future.result(WAIT) == 9
 
 
 def test_a_task_that_runs_is_not_idleness(

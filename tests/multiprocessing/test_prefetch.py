@@ -17,7 +17,6 @@ import pressure.multiprocessing as mp
 from pressure import flows, upkeep
 from pressure.driver import resumed
 from pressure.errors import QueueDoesNotExistError
-from pressure.link import Link
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
 
