@@ -286,5 +286,5 @@ def is_envelope(item: bytes) -> bool:
 def _batches(ids: Sequence[str]) -> Iterator[tuple[bool, list[str]]]:
     """The ids in groups: raw items have digests for ids, which are longer than those of others."""
     for raw, group in itertools.groupby(ids, key=lambda id: len(id) != 2 * ID_BYTES):
-        for batch in iter(lambda group=group: list(itertools.islice(group, BATCH)), []):  # type: ignore[misc]
+        while batch := list(itertools.islice(group, BATCH)):
             yield raw, batch

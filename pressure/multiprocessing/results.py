@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import TimeoutError
@@ -23,20 +24,20 @@ log = logging.getLogger("pressure.multiprocessing")
 Callback = Callable[[Any], object] | None
 
 
-class Job:
+class Job(ABC):
     """Several calls, or one, and whoever waits for them."""
 
     def __init__(self, pool: object, forget: Callable[[Job], None]) -> None:
         self._pool: object | None = pool
         self._forget: Callable[[Job], None] | None = forget
 
+    @abstractmethod
     def put(self, index: int, outcome: Outcome) -> None:
         """The outcome of call `index`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self, error: BaseException) -> None:
         """No more outcomes will come: whoever waits gets the error. No callback is called."""
-        raise NotImplementedError
 
     def _complete(self) -> None:
         forget, self._forget, self._pool = self._forget, None, None
