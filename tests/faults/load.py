@@ -109,7 +109,10 @@ class Load:
         self._check()
 
     def finish(self, *, at_least: int = 50) -> Balance:
-        """End the work in good order, and settle the account."""
+        """End the work in good order once there was enough of it, and settle the account."""
+        assert eventually(
+            lambda: bool(self._errors) or self.books.count("acknowledged") >= at_least, WAIT
+        )
         self._over.set()
         for thread in self._threads:
             thread.join(2 * WAIT)
