@@ -13,6 +13,7 @@ local expected, id, client, lease_ms, known, count, ttl_ms, waiter, moved, outco
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6]),
   tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local BEFORE = 11
+local FEW = 16
 
 local current, pausing = unpack(call('MGET', generation, paused))
 if current ~= expected then
@@ -84,6 +85,12 @@ for pair, queue in pairs(answers) do
   end
 end
 
+if count > 1 and count <= FEW then
+  -- Who takes few has long tasks. Of the last ones everybody gets a share, rather than one consumer
+  -- several while others have none.
+  local share = call('LLEN', base) / math.max(1, call('ZCARD', leases))
+  count = math.max(1, math.min(count, math.floor(share)))
+end
 local items = count > 0 and not pausing and call('RPOP', base, count) or {}
 local bytes, messages = moved, #items
 for i = 1, #items do bytes = bytes + #items[i] end

@@ -55,6 +55,22 @@ def claim(consumer: Consumer, **options: Any) -> list[Delivery]:
     return consumer.exchange((), 10, 0.0, **options)
 
 
+@pytest.mark.parametrize(
+    ("queued", "count", "claimed"), [(9, 3, 3), (5, 16, 2), (1, 16, 1), (5, 17, 5)]
+)
+def test_who_claims_few_gets_a_share_of_the_last(
+    channel: Channel, consumer: Consumer, queued: int, count: int, claimed: int
+) -> None:
+    """They are long tasks, which others could run meanwhile."""
+    other = channel.consumer()
+    assert other.exchange((), 1, 0.0) == []
+    producer = Producer(channel)
+    assert producer.send([Record(os.urandom(16), b"") for _ in range(queued)]) == queued
+    assert len(consumer.exchange((), count, 0.0)) == claimed
+    producer.close()
+    other.close()
+
+
 def test_what_a_producer_sends_with_one_call_has_one_number(channel: Channel) -> None:
     """All of it is taken for lost if the server knows only of an earlier number."""
     producer = Producer(channel)
