@@ -87,7 +87,7 @@ def next_count(count: int, ran: int, seconds: float) -> int:
         return min(count * 2, MOST_CLAIMED)
     if seconds < BATCH_SECONDS and ran < count:
         return count
-    return max(1, min(count * 2, int(ran * BATCH_SECONDS / seconds)))
+    return max(1, min(count * 2, int(ran * BATCH_SECONDS / seconds), MOST_CLAIMED))
 
 
 class _Source:

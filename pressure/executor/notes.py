@@ -136,6 +136,8 @@ class Notes:
 
     def claimed(self, tasks: list[bytes]) -> None:
         """Note what was claimed at once, `MOST_CLAIMED` at most; none of it is recalled yet."""
+        # More would be written over what comes behind.
+        tasks = tasks[:MOST_CLAIMED]
         self._map[_RECALLED_AT] = 0
         ids = len(tasks).to_bytes(_COUNT_BYTES, "big") + b"".join(tasks)
         self._map[_CLAIMED_AT : _CLAIMED_AT + len(ids)] = ids
