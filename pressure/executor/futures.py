@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    LOGGER,
+    PENDING,
+    RUNNING,
+)
 from typing import Any, Protocol
 
 __all__ = ["TaskFuture", "Withdrawer", "cancel_many"]
@@ -59,8 +66,9 @@ class TaskFuture(Future[Any]):
     Most futures are looked at only when they are done. A lock, a condition, a deque and two lists
     for each would cost more than all else that is done to submit a task, so the state stands in the
     future itself, and everything else that the base class makes comes into being once it is needed:
-    when somebody waits, adds a callback, or cancels. From then on all is done as the base class
-    does it; until then only what follows, under one lock for all futures.
+    when somebody waits or cancels. From then on all is done as the base class does it; until then
+    only what follows, under one lock for all futures. Callbacks that are added early stand in a
+    list which is the base class's, too, once there is one.
 
     Attributes:
         task_id: names the task in logs and dead letters (hex).
@@ -70,6 +78,7 @@ class TaskFuture(Future[Any]):
     _result: Any = None
     _exception: BaseException | None = None
     _others: Future[Any] | None = None
+    _early: list[Callable[[Future[Any]], object]] | None = None
     _answered: tuple[int, float, float, bytes] | None = None
     _attempts = 1
     _output = b""
@@ -81,9 +90,10 @@ class TaskFuture(Future[Any]):
     def _rest(self) -> Future[Any]:
         """What has all that is not in this future itself."""
         if self._others is None:
-            others: Future[Any] = Future()
+            others: Any = Future()
             with _guard:
-                # In one step, which nothing that runs in this thread on the side can interrupt.
+                # Each in one step, which nothing that this thread runs on the side can interrupt.
+                others._done_callbacks = self.__dict__.setdefault("_early", [])
                 self.__dict__.setdefault("_others", others)
         assert self._others is not None
         return self._others
@@ -138,24 +148,39 @@ class TaskFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return self._exception if self._state == FINISHED else super().exception(timeout)
 
-    def set_result(self, result: Any) -> None:
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         if self._others is None:
             with _guard:
                 if self._others is None and self._state in (PENDING, RUNNING):
-                    self._result = result
-                    # At last: who sees this looks at nothing else.
-                    self._state = FINISHED
+                    self.__dict__.setdefault("_early", []).append(fn)
                     return
-        super().set_result(result)
+        super().add_done_callback(fn)
+
+    def set_result(self, result: Any) -> None:
+        if not self._settle(result, None):
+            super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        if self._others is None:
-            with _guard:
-                if self._others is None and self._state in (PENDING, RUNNING):
-                    self._exception = exception
-                    self._state = FINISHED
-                    return
-        super().set_exception(exception)
+        if not self._settle(None, exception):
+            super().set_exception(exception)
+
+    def _settle(self, result: Any, exception: BaseException | None) -> bool:
+        """Be done, and call the callbacks. False if the base class has to do it."""
+        if self._others is not None:
+            return False
+        with _guard:
+            if self._others is not None or self._state not in (PENDING, RUNNING):
+                return False
+            self._result = result
+            self._exception = exception
+            # At last: who sees this looks at nothing else.
+            self._state = FINISHED
+        for callback in self._early or ():
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+        return True
 
     def cancel(self) -> bool:
         with self._condition:

@@ -60,9 +60,11 @@ class AsyncResult(Job):
         error_callback: Callback = None,
     ) -> None:
         super().__init__(pool, forget)
-        self._event = threading.Event()
         self._lock = threading.Lock()
         self._settled = False
+        self._ready = False
+        # Made when somebody waits: most look when it is done.
+        self._event: threading.Event | None = None
         self._outcome: Outcome = (False, None)
         self._callbacks = callback, error_callback
 
@@ -70,7 +72,7 @@ class AsyncResult(Job):
 
     def ready(self) -> bool:
         """Whether the call is over, and its callback, too."""
-        return self._event.is_set()
+        return self._ready
 
     def successful(self) -> bool:
         """Whether the call raised nothing. Raises `ValueError` if it isn't ready."""
@@ -80,7 +82,11 @@ class AsyncResult(Job):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the result is there, for `timeout` seconds at most."""
-        self._event.wait(timeout)
+        with self._lock:
+            if self._ready:
+                return
+            event = self._event = self._event or threading.Event()
+        event.wait(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, or what the call raised. Raises `multiprocessing.TimeoutError` if it isn't
@@ -113,7 +119,11 @@ class AsyncResult(Job):
         except Exception:
             log.exception("a callback of a pool failed")
         finally:
-            self._event.set()
+            with self._lock:
+                self._ready = True
+                event = self._event
+            if event is not None:
+                event.set()
             self._complete()
 
 

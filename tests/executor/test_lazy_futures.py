@@ -63,6 +63,14 @@ def test_nothing_is_made_for_a_future_that_nobody_waits_for() -> None:
     assert future._others is None
 
 
+def test_a_callback_needs_nothing_else() -> None:
+    future, called = pending(), list[Future[Any]]()
+    future.add_done_callback(called.append)
+    future.set_result(7)
+    assert called == [future]
+    assert future._others is None
+
+
 def test_it_has_all_that_a_future_has() -> None:
     future = pending()
     for name in vars(Future()):
@@ -119,6 +127,39 @@ def test_who_comes_while_it_is_resolved_hears_of_it() -> None:
         )
         assert called == [future]
         assert sorted(heard) == [1, 5]
+
+
+@pytest.mark.parametrize("watched", ["never", "first", "between", "last"])
+@pytest.mark.parametrize("end", ["result", "error", "cancel"])
+def test_callbacks_are_called_once_and_in_order(
+    watched: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the base class's part was made before them, between them, after them or never."""
+    future, called = pending(), list[object]()
+
+    def fail(done: Future[Any]) -> None:
+        called.append("failed")
+        raise ValueError("on purpose")
+
+    def watch(moment: str) -> None:
+        if watched == moment:
+            assert wait([future], 0).not_done
+
+    watch("first")
+    future.add_done_callback(called.append)
+    future.add_done_callback(fail)
+    watch("between")
+    future.add_done_callback(lambda done: called.append(done.cancelled()))
+    watch("last")
+    {
+        "result": lambda: future.set_result(7),
+        "error": lambda: future.set_exception(OSError("on purpose")),
+        "cancel": future.cancel,
+    }[end]()
+    assert called == [future, "failed", end == "cancel"]
+    assert "exception calling callback" in caplog.text
+    future.add_done_callback(called.append)
+    assert called[3:] == [future]
 
 
 def test_it_is_either_cancelled_or_resolved() -> None:
