@@ -10,6 +10,7 @@ import pickle
 from concurrent.futures import InvalidStateError
 from typing import Any, Protocol
 
+from pressure.channel import Delivery
 from pressure.content import Content
 from pressure.executor import pickling
 from pressure.executor.errors import (
@@ -21,9 +22,19 @@ from pressure.executor.errors import (
 )
 from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
-from pressure.executor.records import Answer, Kind
+from pressure.executor.records import Answer, Kind, unpack_answer
 
-__all__ = ["Needed", "PendingTask", "finish", "fresh", "outcome", "resolve", "settle", "start"]
+__all__ = [
+    "Needed",
+    "PendingTask",
+    "finish",
+    "fresh",
+    "outcome",
+    "read",
+    "resolve",
+    "settle",
+    "start",
+]
 
 log = logging.getLogger("pressure.executor")
 
@@ -68,6 +79,16 @@ class PendingTask:
         # Of the put that sent it.
         self.number = 0
         self.deaths: tuple[dict[str, Any], ...] = ()
+
+
+def read(delivery: Delivery) -> Answer | str:
+    """An answer, or why it can't be read."""
+    if delivery.error:
+        return delivery.error
+    try:
+        return unpack_answer(delivery.body)
+    except ValueError as exc:
+        return str(exc)
 
 
 def start(future: TaskFuture) -> None:

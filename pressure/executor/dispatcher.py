@@ -25,14 +25,14 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerUnavailableError,
 )
-from pressure.executor.answers import PendingTask, finish, fresh, settle, start
+from pressure.executor.answers import PendingTask, finish, fresh, read, settle, start
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.options import Options
 from pressure.executor.packer import TaskPacker
-from pressure.executor.records import Answer, Kind, unpack_answer
+from pressure.executor.records import Answer, Kind
 from pressure.executor.recovery import Recovery
 from pressure.executor.retries import Retries
 from pressure.executor.sending import Sender
@@ -225,7 +225,7 @@ class Dispatcher:
 
     def _resolve(self, deliveries: Sequence[Delivery]) -> list[bytes]:
         """Resolve futures by what has come; returns the ids of that, for its acknowledgement."""
-        answers = [_read(delivery) for delivery in deliveries]
+        answers = [read(delivery) for delivery in deliveries]
         acks = [delivery[0] for delivery in deliveries]
         finished: list[tuple[PendingTask, Answer | str]] = []
         ledger, ending = self.ledger, self._ending
@@ -391,13 +391,3 @@ class Dispatcher:
             log.debug("the reply queue stays until its time is over: %s", exc)
         self._reply.disconnect()
         self._channel.disconnect()
-
-
-def _read(delivery: Delivery) -> Answer | str:
-    """An answer, or why it can't be read."""
-    if delivery.error:
-        return delivery.error
-    try:
-        return unpack_answer(delivery.body)
-    except ValueError as exc:
-        return str(exc)
