@@ -1,9 +1,9 @@
 """What an executor does under a long task, with very many futures, and with very large data.
 
-    python benchmarks/executor_extremes.py [--rounds 3] [--futures 1000000] [--mebibytes 64]
-        [--only fairness,memory,array]
+    python -m benchmarks.executor_extremes [--rounds 3] [--futures 1000000] [--mebibytes 64]
+        [--only fairness,rate,memory,array]
 
-Prints a Markdown table. The array goes through a task and back; beside it, in the same round and on
+The array goes through a task and back; beside it, in the same round and on
 the same server, the same bytes are SET and GET twice with redis-py. Each array is a new one, since
 large arguments that come again are sent only once.
 """
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy
 import redis
 
 import pressure
+from benchmarks.results import Row, beside, publish
 
 LONG = 5.0
 SHORT_TASKS = 2000
@@ -114,28 +115,52 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def rates(futures: int, rounds: int) -> list[float]:
+    """No-op tasks per second, all submitted and then all gathered, beside those of 10,000."""
+    ratios = []
+    with pressure.RedisExecutor(2) as executor:
+
+        def rate(tasks: int) -> float:
+            return tasks / _seconds(lambda: _gather([executor.submit(noop) for _ in range(tasks)]))
+
+        rate(10_000)
+        for _ in range(rounds):
+            few = statistics.median(rate(10_000) for _ in range(5))
+            ratios.append(rate(futures) / few)
+    return ratios
+
+
+def _gather(futures: list[Any]) -> None:
+    for future in futures:
+        future.result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--futures", type=int, default=1_000_000)
     parser.add_argument("--mebibytes", type=int, default=64)
-    parser.add_argument("--only", default="fairness,memory,array")
-    arguments = parser.parse_args()
-    wanted = arguments.only.split(",")
-    print("| what | median | worst |")
-    print("|---|---|---|")
+    parser.add_argument("--only", default="fairness,rate,memory,array")
+    publish("executor_extremes", measured(parser.parse_args()))
+
+
+def measured(options: argparse.Namespace) -> Iterator[Row]:
+    wanted, rounds, many = options.only.split(","), options.rounds, f"{options.futures:,}"
     if "fairness" in wanted:
-        samples = [fairness() for _ in range(arguments.rounds)]
-        name = f"{SHORT_TASKS:,} no-ops around a task of {LONG:.0f} s, 2 processes (s)"
-        print(f"| {name} | {statistics.median(samples):.2f} | {max(samples):.2f} |")
+        what = f"{SHORT_TASKS:,} no-ops around a task of {LONG:.0f} s, 2 processes"
+        yield Row(what, "<= 1", [fairness() for _ in range(rounds)], "s")
+    if "rate" in wanted:
+        what = f"{many} no-op tasks, submit all and gather all / 10,000: rate"
+        yield Row(what, ">= 0.9", rates(options.futures, rounds))
     if "memory" in wanted:
-        name = f"memory of each of {arguments.futures:,} futures (KiB)"
-        print(f"| {name} | {memory(arguments.futures):.2f} | |")
+        what = f"client memory of each of {many} outstanding futures"
+        yield Row(what, "<= 3", [memory(options.futures)], "KiB")
     if "array" in wanted:
-        pairs = arrays(arguments.mebibytes, arguments.rounds)
-        ratios = [bare / ours for ours, bare in pairs]
-        name = f"{arguments.mebibytes} MiB through a task and back / SET and GET, twice: speed"
-        print(f"| {name} | {statistics.median(ratios):.2f} | {min(ratios):.2f} |")
+        pairs = [(1 / ours, 1 / bare) for ours, bare in arrays(options.mebibytes, rounds)]
+        what = (
+            f"a {options.mebibytes} MiB array through a task and back / SET and GET, twice: speed"
+        )
+        yield beside(what, ">= 0.6", pairs, "MiB/s, each way", 2 * options.mebibytes)
 
 
 if __name__ == "__main__":

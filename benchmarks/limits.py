@@ -2,8 +2,7 @@
 
     python -m benchmarks.limits [--only sleep,pairs,variadic,sharing,backlog,server,idle,start]
 
-Prints a Markdown table and writes `benchmarks/measured/limits.json`. Each row is measured beside
-what it is compared with, in turns; the median of the rounds' ratios counts.
+Each row is measured beside what it is compared with, in turns.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import argparse
 import compileall
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -24,11 +22,10 @@ from typing import Any
 import redis
 
 import pressure
-from benchmarks.results import save
+from benchmarks.results import Row, publish
 
 BODY = b"x" * 100
 FORK = multiprocessing.get_context("fork")
-Row = tuple[str, str, float, str]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -55,7 +52,7 @@ def sleep(rounds: int) -> list[Row]:
             ideal = tasks * each / processes
             took = seconds(lambda: wait([executor.submit(time.sleep, each) for _ in range(tasks)]))
             shares.append(ideal / took)
-    return [("1,600 sleeps of 10 ms on 8 processes", ">= 0.95", statistics.median(shares), "ideal")]
+    return [Row("1,600 tasks that sleep 10 ms, 8 processes: of the ideal", ">= 0.95", shares)]
 
 
 def pairs(rounds: int) -> list[Row]:
@@ -65,8 +62,7 @@ def pairs(rounds: int) -> list[Row]:
         for _ in range(rounds):
             one = transfer(url, 1, 1, 20_000)
             ratios.append(transfer(url, 4, 4, 20_000) / one)
-    name = "put_many and get_many by 4 producers and 4 consumers / 1 and 1"
-    return [(name, ">= 1.0", statistics.median(ratios), "rate")]
+    return [Row("4 producers and 4 consumers on one queue / 1 and 1: rate", ">= 1.0", ratios)]
 
 
 def transfer(url: str, producers: int, consumers: int, items: int) -> float:
@@ -124,8 +120,8 @@ def variadic(rounds: int) -> list[Row]:
             ratios.append(seconds(theirs) / seconds(ours))
         queue.delete()
         queue.disconnect()
-    name = "put_many and get_many / variadic LPUSH and RPOP with a count"
-    return [(name, ">= 0.5", statistics.median(ratios), "rate")]
+    name = "`put_many` and `get_many` / variadic LPUSH and RPOP with a count: rate"
+    return [Row(name, ">= 0.5", ratios)]
 
 
 def sharing(rounds: int) -> list[Row]:
@@ -140,8 +136,8 @@ def sharing(rounds: int) -> list[Row]:
             small = seconds(lambda: wait([executor.submit(length, b"small") for _ in range(tasks)]))
             large = seconds(lambda: wait([executor.submit(length, shared) for _ in range(tasks)]))
             ratios.append(max(0.0, large - transferred) / small)
-    name = "10,000 tasks sharing 64 MiB, less one transfer / with a small argument"
-    return [(name, "<= 1.2", statistics.median(ratios), "time")]
+    name = "10,000 tasks sharing 64 MiB, less one transfer / with a small argument: time"
+    return [Row(name, "<= 1.2", ratios)]
 
 
 def backlog(rounds: int) -> list[Row]:
@@ -155,7 +151,7 @@ def backlog(rounds: int) -> list[Row]:
         each = (bare.info("memory")["used_memory"] - before) / items
         queue.delete()
         queue.disconnect()
-    return [("1,000,000 items of 100 bytes: server memory of each", "<= 300", each, "bytes")]
+    return [Row("server memory of each of 1,000,000 items of 100 bytes", "<= 300", [each], "bytes")]
 
 
 def server(rounds: int) -> list[Row]:
@@ -173,7 +169,7 @@ def server(rounds: int) -> list[Row]:
             before = cpu(bare)
             wait([executor.submit(noop) for _ in range(tasks)])
             samples.append((cpu(bare) - before) / tasks * 1e6)
-    return [("server CPU for a no-op task", "<= 10", statistics.median(samples), "us")]
+    return [Row("server CPU of a no-op task", "<= 10", samples, "us")]
 
 
 def cpu(client: Any) -> float:
@@ -214,8 +210,8 @@ def idle(rounds: int) -> list[Row]:
         rate = (count_commands(bare) - commands - 1) / each
         share = (family_cpu(daemon.pid) - spent) / each * 100
     return [
-        ("commands of an idle worker process", "<= 1", rate, "per second"),
-        ("CPU of an idle worker process", "<= 0.3", share, "%"),
+        Row("commands of an idle worker process (4 in a daemon)", "<= 1", [rate], "per second"),
+        Row("CPU of an idle worker process", "<= 0.3", [share], "%"),
     ]
 
 
@@ -255,13 +251,8 @@ def start(rounds: int) -> list[Row]:
         ratios.append(ours / theirs)
         firsts.append(result)
     return [
-        (
-            "import pressure / import redis, cloudpickle",
-            "<= 1.3",
-            statistics.median(ratios),
-            "time",
-        ),
-        ("first result of RedisExecutor()", "<= 0.6", statistics.median(firsts), "s"),
+        Row("`import pressure` / `import redis, cloudpickle`: time", "<= 1.3", ratios),
+        Row("first result of `RedisExecutor()`", "<= 0.6", firsts, "s"),
     ]
 
 
@@ -275,15 +266,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(WORK))
     arguments = parser.parse_args()
-    print("| what | target | measured | unit |")
-    print("|---|---|---|---|")
-    rows = []
-    for name in arguments.only.split(","):
-        for row in WORK[name](arguments.rounds):
-            rows.append(row)
-            what, target, value, unit = row
-            print(f"| {what} | {target} | {value:.2f} | {unit} |", flush=True)
-    save("limits", rows)
+    names = arguments.only.split(",")
+    publish("limits", (row for name in names for row in WORK[name](arguments.rounds)))
 
 
 if __name__ == "__main__":

@@ -5,25 +5,25 @@ ping-pong. The contenders take turns in every round, since a machine's speed dri
 ratio does. What counts are the ratios: the median over the rounds of each contender's rate by the
 standard library's (or, for ping-pong, of its median round trip by redis-py's) in the same round.
 
-    python -m benchmarks.mp_queue [--messages N] [--rounds N] [--only unbounded,bounded,pingpong]
+    python -m benchmarks.mp_queue [--messages N] [--rounds N]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import multiprocessing
 import pickle
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import redis
 
 import pressure
 import pressure.multiprocessing
+from benchmarks.results import Row, beside, publish
 
 MESSAGE = b"x" * 100
 BOUND = 100
@@ -110,67 +110,62 @@ def _run(first: Callable[[], None], second: Callable[[], None], result: Any) -> 
     return value
 
 
-def main(arguments: list[str] | None = None) -> None:
+class Contest(NamedTuple):
+    """`names`: of ours, and of what it is beside."""
+
+    what: str
+    target: str
+    names: tuple[str, str]
+    unit: str = "messages/s"
+
+
+CONTESTS = (
+    Contest("`mp.Queue`, 100 bytes / `multiprocessing.Queue`", ">= 1.0", ("ours", "stdlib")),
+    Contest("`mp.Queue` / `Manager().Queue`", "", ("ours", "manager")),
+    Contest("`mp.Queue` / LPUSH and BRPOP by hand with redis-py", "", ("ours", "by hand")),
+    Contest("`mp.Queue(100)` / `multiprocessing.Queue(100)`", ">= 0.8", ("ours 100", "stdlib 100")),
+    Contest("`SimpleQueue` / `multiprocessing.SimpleQueue`", "", ("our simple", "simple")),
+    Contest("ping-pong p50 / by hand with redis-py", "<= 1.2", ("our pong", "hand pong"), "us"),
+    Contest("ping-pong p50 / `multiprocessing.Queue`", "", ("our pong", "std pong"), "us"),
+)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pings", type=int, default=3000)
-    parser.add_argument("--only", default="unbounded,bounded,pingpong")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+    publish("mp_queue", measured(parser.parse_args()))
+
+
+def measured(options: argparse.Namespace) -> Iterator[Row]:
     ours: Any = pressure.multiprocessing
-    results: dict[str, dict[str, list[float]]] = {}
-    with pressure.local_server() as url:
-        keys = iter(range(1_000_000))
+    messages, pings = options.messages, options.pings
+    with pressure.local_server() as url, CONTEXT.Manager() as manager:
+        keys = itertools.count()
 
         def by_hand() -> HandWritten:
             return HandWritten(url, f"by-hand-{next(keys)}")
 
-        contests: dict[str, dict[str, Callable[[], float]]] = {
-            "unbounded": {
-                "stdlib": lambda: throughput(CONTEXT.Queue, options.messages),
-                "pressure": lambda: throughput(ours.Queue, options.messages),
-                "redis-py": lambda: throughput(by_hand, options.messages // 20),
-            },
-            "bounded": {
-                "stdlib": lambda: throughput(lambda: CONTEXT.Queue(BOUND), options.messages),
-                "pressure": lambda: throughput(lambda: ours.Queue(BOUND), options.messages),
-            },
-            "pingpong": {
-                "redis-py": lambda: ping_pong(by_hand, options.pings),
-                "pressure": lambda: ping_pong(ours.Queue, options.pings),
-                "stdlib": lambda: ping_pong(CONTEXT.Queue, options.pings),
-            },
+        works: dict[str, Callable[[], float]] = {
+            "stdlib": lambda: throughput(CONTEXT.Queue, messages),
+            "ours": lambda: throughput(ours.Queue, messages),
+            "manager": lambda: throughput(manager.Queue, messages // 20),
+            "by hand": lambda: throughput(by_hand, messages // 20),
+            "stdlib 100": lambda: throughput(lambda: CONTEXT.Queue(BOUND), messages),
+            "ours 100": lambda: throughput(lambda: ours.Queue(BOUND), messages),
+            "simple": lambda: throughput(CONTEXT.SimpleQueue, messages // 20),
+            "our simple": lambda: throughput(ours.SimpleQueue, messages // 20),
+            "hand pong": lambda: ping_pong(by_hand, pings),
+            "our pong": lambda: ping_pong(ours.Queue, pings),
+            "std pong": lambda: ping_pong(CONTEXT.Queue, pings),
         }
-        for name in options.only.split(","):
-            results[name] = {contender: [] for contender in contests[name]}
-            for _ in range(options.rounds):
-                for contender, measure in contests[name].items():
-                    results[name][contender].append(measure())
-    report = {name: _summary(name, measured) for name, measured in results.items()}
-    if options.json:
-        json.dump(report, sys.stdout, indent=1)
-        print()
-        return
-    for name, summary in report.items():
-        print(name)
-        for contender, (value, ratio) in summary.items():
-            unit = "us p50" if name == "pingpong" else "messages/s"
-            print(f"  {contender:10} {value:12,.0f} {unit:12} {ratio:6.2f}x")
-
-
-def _summary(name: str, measured: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
-    reference = measured["redis-py" if name == "pingpong" else "stdlib"]
-    scale = 1e6 if name == "pingpong" else 1
-    return {
-        contender: (
-            statistics.median(values) * scale,
-            statistics.median(a / b for a, b in zip(values, reference, strict=True)),
-        )
-        for contender, values in measured.items()
-    }
+        rounds = [{name: work() for name, work in works.items()} for _ in range(options.rounds)]
+    for what, target, (mine, other), unit in CONTESTS:
+        pairs = [(one[mine], one[other]) for one in rounds]
+        yield beside(what, target, pairs, unit, 1e6 if unit == "us" else 1.0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Queue operations beside bare redis-py commands, interleaved in one run on the embedded server.
 
-    python benchmarks/queue_operations.py [--rounds 5] [--count 2000]
+    python -m benchmarks.queue_operations [--rounds 5] [--count 2000]
 
-Prints a Markdown table: medians of the rounds, and the median of the rounds' ratios. Items are
-signed pickles of 100 bytes; idempotent put and acknowledgement are on, as always.
+Items are signed pickles of 100 bytes; idempotent put and acknowledgement are on, as always. Two
+rows tell how far a `put` is from what the machine allows: the same LPUSH over a redis-py
+connection without a client around it, and over its socket without anything.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import redis
 
 import pressure
+from benchmarks.results import Row, beside, publish
 
 BODY = b"x" * 100
 
@@ -35,13 +38,33 @@ def per_second(work: Callable[[], object], items: int) -> float:
     return items / (time.perf_counter() - began)
 
 
-def one_round(url: str, count: int, items: int) -> dict[str, tuple[float, float]]:
-    """Pairs (ours, bare redis-py) by name."""
+TARGETS = {
+    "`put` / redis-py's `lpush`, p50": ("<= 1.15", "us"),
+    "`get` / redis-py's `brpop`, p50": ("<= 1.15", "us"),
+    "`put` / LPUSH over a bare redis-py connection, p50": ("", "us"),
+    "`put` / LPUSH over a bare socket, p50": ("", "us"),
+    "`put_many` and `get_many` / LPUSH and BRPOP, one call per item": (">= 20", "items/s"),
+}
+
+
+def one_round(url: str, count: int, items: int) -> list[tuple[float, float]]:
+    """Pairs (ours, theirs), in the order of `TARGETS`."""
     bare = redis.from_url(url)
     queue: pressure.PressureQueue[bytes] = pressure.PressureQueue("bench", url=url)
     queue.create()
     many: pressure.PressureQueue[bytes] = pressure.PressureQueue("bench-many", url=url)
     many.create()
+    connection: Any = bare.connection_pool.get_connection()
+    connection.connect()
+    packed = b"".join(connection.pack_command("LPUSH", "bare-socket", BODY))
+
+    def over_connection() -> None:
+        connection.send_command("LPUSH", "bare-connection", BODY)
+        connection.read_response()
+
+    def over_socket() -> None:
+        connection._sock.sendall(packed)
+        connection._sock.recv(64)
 
     def get_all() -> None:
         left = items
@@ -58,25 +81,20 @@ def one_round(url: str, count: int, items: int) -> dict[str, tuple[float, float]
         many.put_many(BODY for _ in range(items))
         get_all()
 
-    results = {
-        "put / lpush, p50 (us)": (
-            median_us(lambda: queue.put(BODY), count),
-            median_us(lambda: bare.lpush("bare", BODY), count),
-        ),
-        "get / brpop, p50 (us)": (
-            median_us(queue.get, count),
-            median_us(lambda: bare.brpop(["bare"]), count),
-        ),
-        "put_many + get_many / LPUSH + BRPOP each, items/s": (
-            per_second(put_and_get_many, items),
-            per_second(push_each, items // 10),
-        ),
-    }
+    put = median_us(lambda: queue.put(BODY), count)
+    pairs = [
+        (put, median_us(lambda: bare.lpush("bare", BODY), count)),
+        (median_us(queue.get, count), median_us(lambda: bare.brpop(["bare"]), count)),
+        (put, median_us(over_connection, count)),
+        (put, median_us(over_socket, count)),
+        (per_second(put_and_get_many, items), per_second(push_each, items // 10)),
+    ]
     for each in (queue, many):
         each.delete()
         each.disconnect()
+    connection.disconnect()
     bare.close()
-    return results
+    return pairs
 
 
 def backlog(url: str, small: int, large: int) -> float:
@@ -108,20 +126,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--backlog", type=int, default=1_000_000)
     arguments = parser.parse_args()
+    publish("queue_operations", measured(arguments))
+
+
+def measured(arguments: argparse.Namespace) -> Iterator[Row]:
     with pressure.local_server() as url:
         rounds = [one_round(url, arguments.count, arguments.items) for _ in range(arguments.rounds)]
-        print("| operation | pressure | redis-py | ratio | spread of ratios |")
-        print("|---|---|---|---|---|")
-        for name in rounds[0]:
-            pairs = [one[name] for one in rounds]
-            ratios = [ours / theirs for ours, theirs in pairs]
-            ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-            print(
-                f"| {name} | {ours:,.1f} | {theirs:,.1f} | {statistics.median(ratios):.2f} "
-                f"| {min(ratios):.2f}-{max(ratios):.2f} |"
-            )
+        for (what, (target, unit)), pairs in zip(
+            TARGETS.items(), zip(*rounds, strict=True), strict=True
+        ):
+            yield beside(what, target, pairs, unit)
         share = backlog(url, 10_000, arguments.backlog)
-        print(f"| rate with {arguments.backlog:,} items queued / with 10,000 | | | {share:.2f} | |")
+        yield Row(f"rate with {arguments.backlog:,} items queued / with 10,000", ">= 0.9", [share])
 
 
 if __name__ == "__main__":

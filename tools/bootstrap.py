@@ -252,7 +252,11 @@ def benchmarks(python: str, rounds: str, quick: bool) -> List[List[str]]:
         [*run, "benchmarks.growth", "--rounds", rounds, *(["--quick"] if quick else [])],
     ]
     if not quick:
-        commands += [[*run, "benchmarks.beside_peers"], [*run, "benchmarks.plots"]]
+        commands += [
+            [*run, "benchmarks.beside_peers", "--rounds", rounds],
+            [*run, "benchmarks.plots"],
+            [*run, "benchmarks.report"],
+        ]
     return commands
 
 
