@@ -16,6 +16,8 @@ __all__ = [
     "explain",
     "names_one",
     "register_by_value",
+    "restore_script",
+    "script",
     "shares_main",
     "travels_by_value",
 ]
@@ -63,6 +65,19 @@ def shares_main(start_method: str) -> bool:
     interactive = hasattr(sys, "ps1") or "IPython" in sys.modules
     script = getattr(main, "__file__", None) or getattr(main, "__spec__", None)
     return not interactive and (start_method == "fork" or bool(script))
+
+
+def script() -> str | None:
+    """The path of the script that runs as `__main__`, if one does."""
+    return getattr(sys.modules.get("__main__"), "__file__", None)
+
+
+def restore_script(path: str | None) -> None:
+    """When a script ends, Python takes its path from `__main__` before it waits for threads. What
+    is started from then on and is not forked would not import the script."""
+    main = sys.modules.get("__main__")
+    if path is not None and main is not None and not hasattr(main, "__file__"):
+        main.__file__ = path
 
 
 def travels_by_value(module: str | None) -> bool:

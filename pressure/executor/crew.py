@@ -24,6 +24,7 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.channel import Channel
+from pressure.executor.by_value import restore_script, script
 from pressure.executor.clerk import Clerk, Dead
 from pressure.executor.errors import InitializerError, NoWorkersError
 from pressure.executor.heirs import HANDLED
@@ -100,6 +101,7 @@ class Crew:
         self._broken = broken
         self._patient = patient
         self._daemon = daemon
+        self._script = script()
         self._wanted = size
         self.processes: dict[int, Any] = {}
         """The worker processes by pid."""
@@ -175,6 +177,7 @@ class Crew:
         read, write = os.pipe()
         # In this form it can be given to a process in whichever way that is started.
         writer = Connection(write, readable=False)
+        restore_script(self._script)
         # The child unblocks them when it has handlers of its own.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:

@@ -69,6 +69,18 @@ def test_exit_keeps_the_exit_code() -> None:
     assert (code, out) == (7, "apple\n")
 
 
+def test_workers_that_start_while_the_interpreter_exits_have_the_script(tmp_path: Path) -> None:
+    """Its path is no longer in `__main__` then."""
+    program = tmp_path / "program.py"
+    body = "    ex = RedisExecutor(1, max_tasks_per_child=1)\n"
+    body += "    for text in ('apple', 'pear'):\n        ex.submit(say, 0.3, text)\n"
+    program.write_text(f"{PRELUDE.format(path=sys.path)}\nif __name__ == '__main__':\n{body}")
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=WAIT * 2
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "apple\npear\n", "")
+
+
 def test_an_executor_nobody_used_costs_nothing() -> None:
     code, out, err = script("ex = RedisExecutor(2)\nex2 = RedisExecutor(1)\ndel ex2\n")
     assert (code, out, err) == (0, "", "")
