@@ -30,7 +30,7 @@ from pressure.executor.errors import InitializerError, NoWorkersError
 from pressure.executor.heirs import HANDLED
 from pressure.executor.logs import Sink, to_stderr
 from pressure.executor.measures import Books
-from pressure.executor.member import Member, describe_exit
+from pressure.executor.member import SCARCE, Member, describe_exit
 from pressure.executor.memory import Scales
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.orders import Order
@@ -165,10 +165,14 @@ class Crew:
             try:
                 self._start_one()
             except OSError as exc:
-                # Out of processes, memory or descriptors, for now.
                 log.warning("a worker process could not be started: %s", exc)
                 self._slow_down(0.0)
-                return
+                if exc.errno in SCARCE or self._members or self._broken is None:
+                    return
+                self._stillborn += 1
+                if self._stillborn < STILLBORN:
+                    return
+                raise
 
     def _start_one(self) -> None:
         path, notes = Notes.create()

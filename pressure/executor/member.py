@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections import deque
@@ -12,9 +13,11 @@ from typing import Any
 from pressure.executor.logs import Sink
 from pressure.executor.notes import Notes
 
-__all__ = ["Member", "describe_exit", "signal_name"]
+__all__ = ["SCARCE", "Member", "describe_exit", "signal_name"]
 
 STDERR_LINES = 40
+SCARCE = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
+"""What can't be started since processes, memory, descriptors or space ran out can be later."""
 
 
 class Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
 from pressure.executor import InitializerError, RedisExecutor, clerk, crew
+from pressure.executor.errors import NoWorkersError
 from pressure.executor.post import Post
 from tests.faults import executing
 from tests.support.waiting import eventually
@@ -104,3 +106,38 @@ def test_workers_that_all_die_at_the_start_break_the_executor(
             future.result(WAIT)
         with pytest.raises(InitializerError):
             executor.submit(abs, -1)
+
+
+def test_processes_that_can_never_be_started_break_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The current directory is gone, say, and they are not forked."""
+    monkeypatch.setattr(crew, "FIRST_PAUSE", 0.001)
+
+    def start(self: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(crew.Crew, "_start_one", start)
+    executor = RedisExecutor(2)
+    try:
+        with pytest.raises(NoWorkersError, match=r"could be started.*No such file"):
+            executor.submit(abs, -1).result(WAIT)
+    finally:
+        executor.kill_workers()
+
+
+def test_processes_that_cannot_be_started_for_now_are_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crew, "FIRST_PAUSE", 0.001)
+    start, tries = crew.Crew._start_one, []
+
+    def scarce(self: crew.Crew) -> None:
+        tries.append(1)
+        if len(tries) <= crew.STILLBORN + 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start(self)
+
+    monkeypatch.setattr(crew.Crew, "_start_one", scarce)
+    with RedisExecutor(1) as executor:
+        assert executor.submit(abs, -1).result(WAIT) == 1
