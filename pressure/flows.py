@@ -331,7 +331,7 @@ def _blocking_take(
         reply = yield core.protocol.settle(generation, session.consumer, core.client, len(item))
     except OperationUnblocked:
         # The caller gave up, and nothing came: it waits no longer.
-        yield core.protocol.settle(generation, session.consumer, core.client, 0)
+        yield core.protocol.settle(generation, session.consumer, core.client, None)
         session.waiting = False
         raise
     except BaseException as exc:

@@ -210,11 +210,11 @@ class Protocol:
         words = ("BLMOVE", self.keys.base, self.keys.taken(consumer), "RIGHT", "LEFT", seconds)
         return Command(words, repeatable=False)
 
-    def settle(self, generation: bytes, consumer: bytes, client: str, size: int) -> Command:
+    def settle(self, generation: bytes, consumer: bytes, client: str, size: int | None) -> Command:
         taken = self.keys.taken(consumer)
-        words = (generation, consumer, client, size)
+        words = (generation, consumer, client, "" if size is None else size)
         # A repeat would count the item twice; after a lost reply, adoption finds it.
-        return self._script("settle", words, repeatable=not size, taken=taken)
+        return self._script("settle", words, repeatable=size is None, taken=taken)
 
     def ack(self, consumer: bytes, acks: Acks, number: int = 0) -> Command:
         args: list[Word] = [consumer, number, self._raw, acks.kinds, *acks.tags]

@@ -2,13 +2,16 @@
 -- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
 -- A consumer that was declared dead meanwhile gets nothing: its items go back.
 -- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed paused
--- ARGV  generation consumer client bytes (0: the block ended without an item; -1: look, it holds no others)
+-- ARGV  generation consumer client bytes (of the item; "": the block ended without one; -1: look, it holds no others)
 -- reply {OK, left in the list} | {LOST} | {EMPTY} (it went back: the queue is paused) | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
 local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
   consumed_bytes, prefetched, waiters, consumer_free, closed, paused = unpack(KEYS)
 local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-if bytes < 0 then bytes = #(call('LINDEX', taken, 0) or '') end
+if bytes == -1 then
+  local item = call('LINDEX', taken, 0)
+  bytes = item and #item
+end
 call('HDEL', waiters, id)
 local current, pausing = unpack(call('MGET', generation, paused))
 if current ~= expected or not call('ZSCORE', leases, id) then
@@ -21,19 +24,19 @@ if current ~= expected or not call('ZSCORE', leases, id) then
   end
   return {LOST}
 end
-if bytes > 0 and pausing then
+if bytes and pausing then
   call('LMOVE', taken, base, 'LEFT', 'RIGHT')
   live_like(bound, base)
   restore_room(base, bound, prefetched, not_full, room)
   return {EMPTY}
 end
-if bytes > 0 and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 1 then
+if bytes and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 1 then
   -- It has seen that something is left, and so it waits for that alone.
   call('LMOVE', taken, base, 'LEFT', 'RIGHT')
   live_like(bound, base)
   return {IN_USE}
 end
-if bytes > 0 then
+if bytes then
   if call('GET', consumer) ~= client then
     call('SET', consumer, client, 'KEEPTTL')
     live_like(bound, consumer)

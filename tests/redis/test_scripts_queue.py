@@ -328,6 +328,25 @@ class TestSettle:
         assert s.client.hlen(s.keys.waiters) == 0
         assert int(s.client.get(s.keys.consumed_messages) or 0) == 1
 
+    @pytest.mark.parametrize("size", [0, -1])
+    def test_an_item_without_bytes(self, client: redis.Redis, queue_name: str, size: int) -> None:
+        raw = Scripts(client, queue_name, raw=True)
+        raw.create(1)
+        raw.take(waiter="7@run")
+        raw.put(b"")
+        assert not raw.client.exists(raw.keys.not_full)
+        assert raw.run(raw.protocol.blocking_take(b"consumer", 0.1), check=False) == b""
+        assert raw.run(raw.protocol.settle(GENERATION, b"consumer", ME, size))[0] == OK
+        assert raw.client.llen(raw.keys.not_full) == 1
+        assert int(raw.client.get(raw.keys.consumed_messages) or 0) == 1
+
+    def test_a_block_without_an_item(self, s: Scripts) -> None:
+        s.create(1)
+        s.take(waiter="7@run")
+        assert s.run(s.protocol.settle(GENERATION, b"consumer", ME, None))[0] == OK
+        assert s.client.hlen(s.keys.waiters) == 0
+        assert not s.client.exists(s.keys.consumed_messages)
+
     def test_one_that_came_too_late(self, s: Scripts) -> None:
         s.create(2)
         s.take()
