@@ -71,13 +71,15 @@ class Handle:
                 self._settling.clear()
                 self._giving_back = False
             if taking and self._consumers:
-                return self._consumers.pop(in_doubt(self._consumers))
-            if self._others:
-                return self._others.pop()
-            session = Session(Link(self.address))
-            # A handle that has reached its server once rides out the server's absence.
-            session.link.ever_connected = self._reached
-            self.core.sessions.append(session)
+                session = self._consumers.pop(in_doubt(self._consumers))
+            elif self._others:
+                session = self._others.pop()
+            else:
+                session = Session(Link(self.address))
+                # A handle that has reached its server once rides out the server's absence.
+                session.link.ever_connected = self._reached
+                self.core.sessions.append(session)
+            session.borrower = threading.get_ident()
             return session
 
     def release(self, session: Session[Link]) -> None:
@@ -87,8 +89,18 @@ class Handle:
         session.used = time.monotonic()
         self._reached = self._reached or session.link.ever_connected
         with self._lock:
-            self._pool_of(session).append(session)
+            pool = self._pool_of(session)
+            # Python runs signal handlers after calls: both is done then, or neither.
+            session.borrower = 0
+            pool.append(session)
         if session.known or session.stale:
+            self.keep_up()
+
+    def release_cut_short(self, session: Session[Link]) -> None:
+        """Release it after its use was cut short (by Ctrl-C, say), perhaps in `release`."""
+        if session.borrower == threading.get_ident():
+            self.release(session)
+        else:
             self.keep_up()
 
     def _pool_of(self, session: Session[Link]) -> list[Session[Link]]:

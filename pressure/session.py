@@ -38,6 +38,7 @@ class Session(Generic[L]):
     __slots__ = (
         "_stale",
         "adopted_ahead",
+        "borrower",
         "collected",
         "confirmed",
         "consumer",
@@ -85,6 +86,8 @@ class Session(Generic[L]):
         self.unsure: tuple[int, Acks] = 0, Acks()
         self.adopted_ahead = 0
         self.process = os.getpid()
+        # The thread that is using it, 0: none.
+        self.borrower = 0
         self.used = time.monotonic()
         # When nothing was left to acknowledge.
         self.collected = 0.0

@@ -126,14 +126,22 @@ class Taker:
     def lease(self, until: float | None) -> Lease[Any]:
         """The oldest item, on lease."""
 
+        held: list[tuple[Session[Link], bytes]] = []
+
         def hold(session: Session[Link], fetched: Fetched) -> Lease[Any]:
             session.leased[fetched.tag] += 1
+            held.append((session, fetched.tag))
             return Lease(self._handle, session, fetched.tag, fetched.obj, fetched.deliveries)
 
-        while True:
-            lease = self._take(until, 1, False, hold)
-            if lease is not items.SKIPPED:
-                return lease  # type: ignore[no-any-return]
+        try:
+            while True:
+                lease = self._take(until, 1, False, hold)
+                if lease is not items.SKIPPED:
+                    return lease  # type: ignore[no-any-return]
+        except BaseException:
+            for session, tag in held:
+                session.unlease(tag)
+            raise
 
     def _fetch(self, until: float | None, count: int, ahead: bool) -> Any:
         def hand_out(session: Session[Link], fetched: Fetched) -> Any:
@@ -154,10 +162,13 @@ class Taker:
             fetched = handle.run(flow, session, until)
             if fetched is None:
                 raise QueueEmptyError(handle.core.name)
-            if fetched.obj is items.SKIPPED:
-                return items.SKIPPED
-            return hand_out(session, fetched)
+            obj = fetched.obj
+            if obj is not items.SKIPPED:
+                obj = hand_out(session, fetched)
+            handle.release(session)
+            return obj
         except _NOTHING_TAKEN:
+            handle.release_cut_short(session)
             raise
         except BaseException:
             # Whatever was taken and did not reach the caller is found by the session's next use.
@@ -165,9 +176,8 @@ class Taker:
             if fetched is not None:
                 with contextlib.suppress(ValueError):
                     session.pending.remove((fetched.kind, fetched.tag))
+            handle.release_cut_short(session)
             raise
-        finally:
-            handle.release(session)
 
     def _open(self, ahead: Ahead[Link]) -> Any:
         """Hand out an item that was fetched before."""

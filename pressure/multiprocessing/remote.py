@@ -229,8 +229,10 @@ class Remote:
             self._expects_to_wait = not fetched.ahead
             if fetched.obj is not items.SKIPPED:
                 session.pending.append((fetched.kind, fetched.tag))
+            handle.release(session)
             return fetched.obj
         except (QueueEmptyError, QueueClosedError, QueueDoesNotExistError, PayloadError):
+            handle.release_cut_short(session)
             raise
         except BaseException:
             # Whatever was taken and did not reach the caller is found by the session's next use.
@@ -238,34 +240,36 @@ class Remote:
             if fetched is not None:
                 with contextlib.suppress(ValueError):
                     session.pending.remove((fetched.kind, fetched.tag))
+            handle.release_cut_short(session)
             raise
-        finally:
-            handle.release(session)
 
     def _wait(self, until: float | None) -> Any:
         """Wait for one item; `SKIPPED` if it is time to try otherwise."""
         core, handle = self.core, self.handle
         session = handle.acquire(taking=True)
+        obj, mark = items.SKIPPED, ("g", b"")
         try:
-            if not may_wait(core, session, until):
+            if may_wait(core, session, until):
+                item, left = wait_for_one(handle, session, until, at_once=self.counts_done)
+                self._expects_to_wait = item is not None and left == 0
+                if item is not None:
+                    mark = "g", core.tag_of(item)
+                    obj = self._open(session, mark[1], item)
+                    if obj is not items.SKIPPED:
+                        session.pending.append(mark)
+            else:
                 self._expects_to_wait = False
-                return items.SKIPPED
-            item, left = wait_for_one(handle, session, until, at_once=self.counts_done)
-            self._expects_to_wait = item is not None and left == 0
-            if item is None:
-                return items.SKIPPED
-            tag = core.tag_of(item)
-            obj = self._open(session, tag, item)
-            if obj is not items.SKIPPED:
-                session.pending.append(("g", tag))
+            handle.release(session)
             return obj
         except PayloadError:
+            handle.release_cut_short(session)
             raise
         except BaseException:
             session.stale = True
+            with contextlib.suppress(ValueError):
+                session.pending.remove(mark)
+            handle.release_cut_short(session)
             raise
-        finally:
-            handle.release(session)
 
     def _open(self, session: Session[Link], tag: bytes, item: bytes) -> Any:
         """The object of an item that a session holds, or `SKIPPED`. Raises `PayloadError`."""

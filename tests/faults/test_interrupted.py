@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import pressure
+import pressure.multiprocessing as mp
 from pressure import flows, recovering
 from pressure.address import Address
 from pressure.commands import Command
@@ -98,5 +99,50 @@ def test_an_adoption_that_was_cut_short_is_found(url: str, queue_name: str) -> N
     session.stale = True
     handle.release(session)
     assert q.get(timeout=5.0) == 1
+    q.delete()
+    q.disconnect()
+
+
+class CutShortOnce:
+    """Called in place of something, it is interrupted the first time."""
+
+    def __init__(self, original: Callable[..., object], *, after: bool) -> None:
+        self.original, self.after, self.done = original, after, False
+
+    def __call__(self, *args: object) -> object:
+        if self.done:
+            return self.original(*args)
+        self.done = True
+        if self.after:
+            self.original(*args)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("part, after", [("_pool_of", False), ("keep_up", True)])
+@pytest.mark.parametrize("how", ["get", "lease", "shim", "shim waits"])
+def test_a_get_that_is_cut_short_at_its_very_end_loses_no_item(
+    how: str, part: str, after: bool, url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The item is there, and the session that took it is just being returned."""
+    q: pressure.PressureQueue[int] = pressure.PressureQueue(queue_name, url=url)
+    q.create()
+    shim: mp.Queue[int] = mp.Queue(name=queue_name, url=url)
+    remote = shim._remote
+    q.put(1)
+    takes: dict[str, Callable[[], object]] = {"get": q.get, "lease": q.lease}
+    take = takes.get(how, shim.get)
+    handle = q._handle if how in ("get", "lease") else remote.handle
+    if how == "shim waits":
+        for _ in range(2):
+            # The second one waits as the third will.
+            assert shim.get() == 1
+            q.put(1)
+            remote._expects_to_wait = True
+    handle.flush_idle()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(handle, part, CutShortOnce(getattr(handle, part), after=after))
+        take()
+    assert (q.get if how in ("get", "lease") else shim.get)(timeout=10.0) == 1
+    shim.close()
     q.delete()
     q.disconnect()
