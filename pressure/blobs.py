@@ -15,7 +15,7 @@ from pressure import envelope
 from pressure.content import Buffer, Content, room
 from pressure.core import Core
 from pressure.envelope import Envelope
-from pressure.errors import QueueDoesNotExistError
+from pressure.errors import QueueDoesNotExistError, ServerOutOfMemoryError
 from pressure.protocol import Command, Status
 from pressure.requests import Flow, Stream
 
@@ -101,7 +101,13 @@ def upload(
         seal.update(pieces[index])
         return True
 
-    yield Stream(len(pieces), command, written)
+    try:
+        yield Stream(len(pieces), command, written)
+    except ServerOutOfMemoryError:
+        # What was stored of it would keep the memory full. It stays announced, so that a chunk that
+        # comes still later is dropped in its time.
+        yield core.protocol.blob_withdraw(reference.id, reference.chunks)
+        raise
     if core.ttl_ms:
         # Chunks that come after the queue is gone would stay for ever.
         yield core.protocol.expire_blobs(core.ttl_ms)

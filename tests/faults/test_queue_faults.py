@@ -550,6 +550,20 @@ def test_memory_runs_out(make_server: MakeServer) -> None:
         assert client.hlen("__pressure__:q:blobs") == 0
 
 
+def test_memory_runs_out_in_the_middle_of_a_large_item(make_server: MakeServer) -> None:
+    """What was stored of it goes, or it would keep the memory full."""
+    server = make_server()
+    q = Queue("q", url=server.url)
+    q.create()
+    with server.client() as client:
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", memory["used_memory"] + 1_500_000)
+        with pytest.raises(pressure.ServerOutOfMemoryError):
+            q.put(b"y" * 3_000_000)
+        assert client.exists("__pressure__:q:uploads"), "it was begun"
+        assert client.hlen("__pressure__:q:blobs") == 0
+
+
 def test_a_blocked_get_while_memory_is_out(make_server: MakeServer) -> None:
     server = make_server(maxmemory="4mb")
     q = Queue("q", url=server.url)
