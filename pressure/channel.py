@@ -66,7 +66,9 @@ class Channel:
     ) -> None:
         validate_name(name)
         self._reply_ttl = settings.ttl or REPLY_TTL
-        settings = replace(settings, hash_tag=tag, ttl=None)
+        # A direction of its own: a plain queue may have the same name, and whoever can write to the
+        # server may give it the same generation. What was signed there is no task for all that.
+        settings = replace(settings, hash_tag=tag, ttl=None, direction="task")
         if reply:
             settings = replace(settings, direction="result", ttl=self._reply_ttl)
         self.prefix, self.tag = prefix, tag

@@ -316,8 +316,8 @@ class Codec:
 def context_of(name: str, generation: bytes, direction: str) -> bytes:
     """What a signature is bound to besides the item: queue, its generation, and direction.
 
-    The directions are `item`; for an executor's reply queues `result`, and `stored` for what the
-    client keeps beside one of them for its tasks.
+    The directions are `item`; for an executor's queue `task`, for its reply queues `result`, and
+    `stored` for what the client keeps beside one of them for its tasks.
     """
     parts = (name.encode(), generation, direction.encode())
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -120,7 +120,7 @@ class ForeignClient:
     def __init__(self, server: redis.Redis, queue: str) -> None:
         self.id = os.urandom(16)
         digits = self.id.hex()
-        self.tasks = ForeignQueue(server, queue, queue, "item", "")
+        self.tasks = ForeignQueue(server, queue, queue, "task", "")
         self.replies = ForeignQueue(server, queue, f"{queue}:reply:{digits}", "result", digits)
         self.kept = ForeignQueue(server, queue, self.replies.name, "stored", digits)
         fixed = len(SUFFIXES) - 1

@@ -117,7 +117,7 @@ def forgeries(
     yield Forgery("another key by the right name", false[:46] + true[46:50] + false[50:])
     yield Forgery("another queue", pack(target.codec(name=target.name + "2")))
     yield Forgery("another generation", pack(target.codec(generation=b"0" * 32)))
-    for direction in {"item", "result", "stored"} - {target.direction}:
+    for direction in {"item", "task", "result", "stored"} - {target.direction}:
         yield Forgery(f"direction {direction}", pack(target.codec(direction=direction)))
     yield from _blobs(target, client, body, message_id)
 

@@ -21,6 +21,7 @@ from pressure.executor import ResultPayloadError, TaskPayloadError
 from pressure.executor.records import Kind, pack_answer, pack_task
 from pressure.executor.supervisor import Plan, Supervisor
 from pressure.keys import Keys
+from pressure.replies import Opaque
 from tests.faults import executing as do
 from tests.security.canary import KEY, OTHER_KEY, Cage, Forgery, Target, forgeries
 from tests.support.processes import Child, report
@@ -71,7 +72,7 @@ class Site:
 
     @property
     def tasks(self) -> Target:
-        return Target(self.keys, self.name, self.generation(), "item")
+        return Target(self.keys, self.name, self.generation(), "task")
 
     @property
     def answers(self) -> Target:
@@ -169,6 +170,29 @@ def test_tasks_that_were_altered_in_the_queue(
     for forgery, future in told:
         assert isinstance(future.exception(WAIT), TaskPayloadError), forgery.what
     assert ex.submit(do.square, 7).result(WAIT) == 49
+
+
+def test_an_item_of_a_plain_queue_of_the_same_name(
+    ex: RedisExecutor, site: Site, cage: Cage, daemon: Callable[[], None]
+) -> None:
+    """Whose bytes a stranger may choose; and who can write to the server chooses generations."""
+    plain = Keys(PREFIX, site.name)
+    settings = Settings(max_deliveries=3)
+    with PressureQueue[bytes](
+        site.name, client=site.client, key=KEY, codec=Opaque(), settings=settings
+    ) as q:
+        q.create()
+        site.client.set(plain.generation, site.generation())
+        q._core.client_id = site.reply.client_id
+        q.put(a_task(cage))
+        item = site.client.lindex(plain.base, 0)
+        assert isinstance(item, bytes)
+        site.client.lpush(site.keys.base, item)
+        daemon()
+        assert ex.submit(do.square, 7).result(WAIT) == 49
+        q.delete()
+    (letter,) = site.letters()
+    assert letter.endswith(item)
 
 
 # Answers
