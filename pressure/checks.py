@@ -64,7 +64,7 @@ def check_server(address: Address) -> list[Finding]:
             Finding(
                 Severity.REFUSAL,
                 "refused",
-                str(exc),
+                str(exc).rstrip("."),
                 "give a user name and a password in the URL that the server accepts, and that "
                 "user the commands that it needs",
             )

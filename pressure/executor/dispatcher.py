@@ -260,17 +260,14 @@ class Dispatcher:
         self.resolving = False
         self._ending.send()
         if len(deliveries) == 1 and not tasks:
-            # Who waits for the only task runs first: without this it would get the interpreter, and
-            # mostly this processor, only after this thread's next request.
+            # Who waits for the only task runs now, and not after this thread's next request.
             time.sleep(GIVE_WAY)
         return acks
 
     def _resolve_one(self, task: PendingTask, answer: Answer | str) -> None:
         try:
             if isinstance(answer, str):
-                raise ResultPayloadError(
-                    f"the answer to task {task.future.task_id} is refused: {answer}"
-                )
+                raise ResultPayloadError(f"the answer to task {task.future.task_id}: {answer}")
             if task.options.retries:
                 self._retries.finish(task, answer)
             else:
