@@ -277,5 +277,11 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
     ) -> None:
         await self.disconnect()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "cannot pickle a PressureQueue, which may hold a password and keys: pass its name and "
+            "url, and make another one there"
+        )
+
     def __repr__(self) -> str:
         return f"<PressureQueue {self.name!r} at {self._handle.address} (asyncio)>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
 
@@ -275,6 +275,12 @@ class PressureQueue(QueueControl, Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self.disconnect()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "cannot pickle a PressureQueue, which may hold a password and keys: pass its name and "
+            "url, and make another one there"
+        )
 
     def __repr__(self) -> str:
         return f"<PressureQueue {self.name!r} at {self._handle.address}>"

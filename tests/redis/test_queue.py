@@ -13,6 +13,7 @@ import pytest
 import redis
 
 import pressure
+import pressure.aio
 from pressure import PressureQueue, Settings, blobs, flows, upkeep
 from pressure.driver import resumed
 from pressure.protocol import Command, Status
@@ -875,6 +876,12 @@ def test_bad_bounds(make: Callable[..., Queue], bound: Any, error: type[Exceptio
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Settings(**bad)
+
+
+@pytest.mark.parametrize("kind", [PressureQueue, pressure.aio.PressureQueue])
+def test_a_handle_says_why_it_is_not_pickled(kind: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="name and url"):
+        pickle.dumps(kind("q", url="redis://127.0.0.1:1/0", key="k" * 16))
 
 
 def test_no_server() -> None:
