@@ -115,7 +115,8 @@ def worker_rows(records: Iterable[WorkerRecord]) -> list[tuple[object, ...]]:
             record.pid,
             ",".join(record.queues),
             record.state,
-            record.task.id[:SHOWN] if record.task is not None else None,
+            # All tasks of a client begin alike; they are counted at the end.
+            f"{record.task.id[:SHOWN]}..{record.task.id[-6:]}" if record.task is not None else None,
             duration(record.task.age) if record.task is not None else None,
             record.done,
             record.failed,

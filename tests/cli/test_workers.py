@@ -53,6 +53,7 @@ def test_list_ping_and_stop(
         assert eventually(lambda: " busy " in run("worker", "list").text, LIMIT)
         (busy,) = [r for r in run("worker", "list", "--json").json() if r["state"] == "busy"]
         assert busy["task"]["queue"] == queue_name and busy["memory"] > 1_000_000
+        assert f"..{future.task_id[-6:]} " in run("worker", "list").text
         said = run("info", "--json").json()
         assert len(said["workers"]) == 2 and said["queues"][0]["workers"] == 2
         assert len(said["clients"]) == 1, "a daemon is no client"
