@@ -36,6 +36,7 @@ __all__ = ["DEFAULT_URL", "Address", "Client"]
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 CONNECT_TIMEOUT = 5.0
 SOCKET_TIMEOUT = 5.0
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _HINT = "db is a number, and characters like / in a password are written as %2F"
 
 _TAKEN_OVER = {
@@ -141,6 +142,10 @@ class Address:
                 f"redis+cluster://host:port,host:port {hint}"
             ) from None
         settings = dict(pool.connection_kwargs)
+        for option in _FILES:
+            if settings.get(option) and not os.path.exists(settings[option]):
+                # The system's own error doesn't tell the name.
+                raise ValueError(f"{option} in the server's URL: no file {settings[option]!r}")
         if isinstance(finder, SentinelFinder):
             finder = SentinelFinder(finder.service, finder.hosts, _sentinel_login(settings))
         return cls(pool.connection_class, settings, url, finder)

@@ -66,7 +66,9 @@ def check_server(address: Address) -> list[Finding]:
                 "refused",
                 str(exc).rstrip("."),
                 "give a user name and a password in the URL that the server accepts, and that "
-                "user the commands that it needs",
+                "user the commands that it needs"
+                if " refused: " in str(exc)
+                else "see to that, or give another URL (url=, --url, PRESSURE_URL)",
             )
         ]
     except PressureError as exc:

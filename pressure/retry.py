@@ -76,8 +76,9 @@ def classify(exc: Exception, *, sent: bool, address: Address) -> Exception:
     if isinstance(exc, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
         distrusted = _distrusted(exc)
         if distrusted is not None:
+            why = distrusted.verify_message.rstrip(".")
             return ServerRefusedError(
-                f"the server at {where} is not trusted: {distrusted.verify_message}. Its "
+                f"the server at {where} is not trusted: {why}. Its "
                 "certificate must be signed by a known authority (ssl_ca_certs=FILE in the URL "
                 "names another one) and made out to the host name in the URL"
             )

@@ -107,6 +107,7 @@ def test_a_cluster() -> None:
         ("redis://one/x", "'x' is no number of a database"),
         ("rediss://one/1/2", "'1/2' is no number of a database"),
         ("redis://:password@one/x", "db is a number"),
+        ("rediss://one?ssl_ca_certs=/not/there.pem", "ssl_ca_certs .* no file '/not/there.pem'"),
     ],
 )
 def test_what_is_wrong_is_said(url: str, complaint: str) -> None:
