@@ -127,6 +127,7 @@ def test_everybody_goes_on_with_the_next_primary(
         daemon = spawn_child(do.serve, setup.url, load.executor_queue, 2, 15.0)
         daemon.wait_for("serving")
         load.progress()
+        setup.await_replicas()
         setup.sentinels[0].kill()
         old = setup.primary()
         old.kill()

@@ -284,6 +284,10 @@ class TestA015Delete:
         for _ in range(3):
             next(items)
         theirs.delete(LIMIT)
+        # Else it might be made anew before any 1.0 client has noticed, and what was fetched ahead
+        # would be given back to the new one.
+        with pytest.raises(QueueDoesNotExistError):
+            mine.get_nowait()
         theirs.create(2)
         for _ in range(2):
             mine.put(b"new", timeout=LIMIT)

@@ -92,9 +92,12 @@ class SentinelSetup:
         written = int(self.primary().client().info("replication")["master_repl_offset"])
 
         def have_it() -> bool:
+            replicas = [one.client().info("replication") for one in self.replicas()]
             return all(
-                int(replica.client().info("replication").get("slave_repl_offset", -1)) >= written
-                for replica in self.replicas()
+                one["role"] == "slave"
+                and one["master_link_status"] == "up"
+                and int(one["slave_repl_offset"]) >= written
+                for one in replicas
             )
 
         until(have_it)
