@@ -203,7 +203,7 @@ def main() -> None:
             curves.append(curve._asdict())
             print(f"\n| {curve.x} | {curve.y} |\n|---|---|")
             for x, y in curve.points:
-                print(f"| {x:,.1f} | {y:,.0f} |", flush=True)
+                print(f"| {x:,.1f} | {y:,.{0 if y >= 100 else 2}f} |", flush=True)
     save("growth", curves)
 
 

@@ -26,6 +26,8 @@ __all__ = ["QUIET", "Claimant", "Claims", "OneQueue", "next_count", "settle"]
 BATCH_SECONDS = 0.035
 """How much work a worker claims at once. Of tasks that take 10 ms it has three in hand, so that it
 rarely waits for the next; what waits behind a long one goes back."""
+FEW = 16
+"""Who claims no more than this gets only a share of what is queued (`lua/exchange.lua`)."""
 RECENT = 0.010
 """A queue that was empty so long ago (seconds) is not asked again while another has tasks."""
 QUIET = 1.0
@@ -82,8 +84,10 @@ def settle(consumer: Claimant, verdicts: Sequence[Verdict], until: float | None 
 
 def next_count(count: int, ran: int, seconds: float) -> int:
     """How many tasks to claim after `ran` of `count` took `seconds`: twice as many if that was
-    quick, as many as fit into the time if it was not."""
-    if seconds < BATCH_SECONDS / 2 and ran >= count:
+    quick, as many as fit into the time if it was not. Of short tasks also if there were fewer: many
+    workers would else share them out in ever smaller claims."""
+    short = ran > 1 and seconds < ran * BATCH_SECONDS / (2 * FEW)
+    if seconds < BATCH_SECONDS / 2 and (ran >= count or short):
         return min(count * 2, MOST_CLAIMED)
     if seconds < BATCH_SECONDS and ran < count:
         return count

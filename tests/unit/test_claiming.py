@@ -19,6 +19,12 @@ def test_never_more_is_claimed_than_can_be_noted(share: float, ran: int) -> None
         assert 1 <= count <= MOST_CLAIMED
 
 
+def test_claims_of_short_tasks_grow_though_many_share_them() -> None:
+    assert next_count(8, 7, 0.001) == 16
+    assert next_count(8, 7, BATCH_SECONDS * 0.9) == 8
+    assert next_count(8, 1, 0.001) == 8
+
+
 def test_what_is_noted_of_a_claim_overwrites_nothing_else() -> None:
     path, notes = Notes.create()
     os.unlink(path)
