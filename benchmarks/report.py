@@ -57,7 +57,7 @@ def growth() -> str:
     """Each curve as a line of a table: what the plots show, for those who look for figures."""
     lines = ["| growing | measured | |", "|---|---|---|"]
     for curve in load("growth") or ():
-        points = ", ".join(f"{x:,g}: {y:,.{0 if y >= 100 else 2}f}" for x, y in curve["points"])
+        points = ", ".join(f"{x:,.10g}: {y:,.{0 if y >= 100 else 2}f}" for x, y in curve["points"])
         lines.append(f"| {curve['x']} | {points} | {curve['y']} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
