@@ -30,9 +30,14 @@ from pressure.keys import Keys
 from pressure.protocol import Protocol
 from pressure.session import Movable, Session
 
-__all__ = ["Ahead", "Core", "Settings", "readable_client_id", "reason"]
+__all__ = ["NOT_PICKLED", "Ahead", "Core", "Settings", "readable_client_id", "reason"]
 
 log = logging.getLogger("pressure")
+
+NOT_PICKLED = (
+    "cannot pickle a PressureQueue, which may hold a password and keys: pass its name and url, and "
+    "make another one there"
+)
 
 SPARED = 0.05
 """A consumer that uses them steadily may keep items so much longer (seconds) that it has fetched

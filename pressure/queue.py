@@ -16,7 +16,7 @@ from pressure import flows, items, lifecycle
 from pressure.address import Address
 from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
-from pressure.core import Core, Settings
+from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
     PressureError,
@@ -277,10 +277,7 @@ class PressureQueue(QueueControl, Generic[T]):
         self.disconnect()
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "cannot pickle a PressureQueue, which may hold a password and keys: pass its name and "
-            "url, and make another one there"
-        )
+        raise TypeError(NOT_PICKLED)
 
     def __repr__(self) -> str:
         return f"<PressureQueue {self.name!r} at {self._handle.address}>"
