@@ -175,7 +175,7 @@ class Pool:
             pool.append(session)
             slot.release()
         if session.known:
-            keeper.wake(session.used + self.core.settings.lease / 3)
+            keeper.wake(session.used + self.core.settings.lease / 3, self.renewer)
         if session.pending or session.stale or self.core.buffer:
             self.keep_up()
 
@@ -337,7 +337,7 @@ class Pool:
         await self._control.close()
         self._stop_timer()
         # The renewer notices that nothing is left to renew.
-        keeper.wake(time.monotonic())
+        keeper.wake(time.monotonic(), self.renewer)
 
 
 def _one(command: Command) -> Flow[Any]:

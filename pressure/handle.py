@@ -108,7 +108,7 @@ class Handle:
 
     def keep_up(self) -> None:
         """Have the keeper look at this handle soon."""
-        keeper.wake(time.monotonic() + keeper.TICK, self)
+        keeper.wake(time.monotonic() + keeper.TICK, self, owing=True)
 
     def run(
         self,

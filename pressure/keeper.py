@@ -16,6 +16,7 @@ import time
 import weakref
 from typing import Protocol
 
+from pressure.collecting import collecting
 from pressure.errors import PressureError
 
 __all__ = ["Kept", "keep", "wake"]
@@ -49,7 +50,8 @@ class _Keeper:
         self.reset()
 
     def reset(self) -> None:
-        self.condition = threading.Condition()
+        # Reentrant, since the garbage collector may call `wake` while it is held.
+        self.condition = threading.Condition(threading.RLock())
         # Those that owe the server something: their owner may have dropped them.
         self.owing: set[Kept] = set()
         self.thread: threading.Thread | None = None
@@ -59,8 +61,7 @@ class _Keeper:
         with self.condition:
             self.handles.add(handle)
 
-    def wake(self, at: float, owing: Kept | None = None) -> None:
-        """See to it that the thread looks at the handles by `at`; `owing` lives till then."""
+    def wake(self, at: float, owing: Kept | None) -> None:
         if owing is not None and owing not in self.owing:
             with self.condition:
                 self.owing.add(owing)
@@ -68,22 +69,30 @@ class _Keeper:
             return
         with self.condition:
             self.due = min(self.due, at)
-            if self.thread is None:
-                thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as exc:
-                    # The interpreter is on its way out (or out of threads): leases then run out.
-                    log.debug("nothing is kept any more: %s", exc)
-                    return
-                self.thread = thread
-                _end_with_process()
-            else:
-                self.condition.notify()
+            self.condition.notify()
+        if self.thread is None and not collecting():
+            # Not with the condition held: who starts a thread waits until it runs, and before that
+            # the garbage collector may run in it, and call this.
+            thread = threading.Thread(target=self._loop, name="pressure", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                # The interpreter is on its way out (or out of threads): leases then run out.
+                log.debug("nothing is kept any more: %s", exc)
+                return
+            _end_with_process()
 
     def _loop(self) -> None:
+        me = threading.current_thread()
+        with self.condition:
+            if self.thread is not None:
+                # Another one was started at the same time.
+                return
+            self.thread = me
         while True:
             with self.condition:
+                if self.thread is not me:
+                    return
                 delay = self.due - time.monotonic()
                 if delay > 0:
                     notified = self.condition.wait(min(delay, LINGER))
@@ -125,8 +134,7 @@ def _maintain(handle: Kept) -> float:
     return time.monotonic() + 1.0
 
 
-# Reentrant, since the garbage collector may call `wake` at any time.
-_lock = threading.RLock()
+_lock = threading.Lock()
 _keepers: dict[object, _Keeper] = {}
 _of: weakref.WeakKeyDictionary[Kept, _Keeper] = weakref.WeakKeyDictionary()
 _ending_in = 0
@@ -142,18 +150,13 @@ def keep(handle: Kept, server: object = None) -> None:
         keeper.keep(handle)
 
 
-def wake(at: float, owing: Kept | None = None) -> None:
-    """See to it that the handles are looked at by `at` (monotonic); `owing` lives till then.
-
-    Without `owing`, that is all handles.
-    """
-    if owing is not None:
-        _of[owing].wake(at, owing)
-        return
-    with _lock:
-        keepers = list(_keepers.values())
-    for keeper in keepers:
-        keeper.wake(at)
+def wake(at: float, handle: Kept, *, owing: bool = False) -> None:
+    """See to it that a handle is looked at by `at` (monotonic); if it is `owing` the server
+    something, it lives till then. Does nothing if it is not kept. May be called by
+    the garbage collector."""
+    keeper = _of.get(handle)
+    if keeper is not None:
+        keeper.wake(at, handle if owing else None)
 
 
 def _end_with_process() -> None:
@@ -171,7 +174,7 @@ def _all_handles() -> list[Kept]:
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = threading.Lock()
     for keeper in list(_keepers.values()):
         keeper.reset()
     for handle in _all_handles():

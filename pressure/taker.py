@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pressure import items
+from pressure.collecting import collecting
 from pressure.core import Ahead
 from pressure.errors import (
     PayloadError,
@@ -70,7 +71,10 @@ class Taker:
             try:
                 yield obj
             except GeneratorExit:
-                self._handle.give_back_unused()
+                if collecting():
+                    self._handle.keep_up()
+                else:
+                    self._handle.give_back_unused()
                 raise
 
     def get_many(self, until: float | None, count: int) -> list[Any]:

@@ -31,7 +31,7 @@ class Tender:
     def begin(self) -> None:
         self._next = time.monotonic() + self._interval
         keeper.keep(self, self._handle.address.identity)
-        keeper.wake(self._next)
+        keeper.wake(self._next, self)
 
     def end(self) -> None:
         self._next = float("inf")

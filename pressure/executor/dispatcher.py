@@ -32,6 +32,7 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.options import Options
 from pressure.executor.packer import TaskPacker
+from pressure.executor.recall import Recall
 from pressure.executor.records import Answer, Kind
 from pressure.executor.recovery import Recovery
 from pressure.executor.retries import Retries
@@ -80,16 +81,23 @@ class Dispatcher:
         self.shelf = Shelf(self._reply, self._stored, same_main=same_main)
         self._packer = TaskPacker(self.shelf, same_main=same_main)
         self.tally = Tally()
-        self._process = os.getpid()
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self.ledger = Ledger(window, BATCH, max_pending)
         self._retries = Retries(self._again, self._over)
         self._ending = Ending(channel)
+        self._recall = Recall(
+            channel,
+            self.ledger,
+            self.tally,
+            lambda: self._sender.conclude(insist=True),
+            self._nudge,
+        )
         self._recovery = Recovery(
             channel,
             self._reply,
             self.ledger,
+            self._recall,
             self.tally,
             self._stored,
             bound=bound,
@@ -183,7 +191,7 @@ class Dispatcher:
                 acks += self._resolve(deliveries)
                 # While this thread waits it keeps no result alive.
                 one, deliveries = None, []
-                if time.monotonic() >= self._recovery.check_at:
+                if self._recall.unwanted or time.monotonic() >= self._recovery.check_at:
                     self._look_after()
             self._sign_off(consumer, acks)
         except BaseException as exc:
@@ -193,6 +201,8 @@ class Dispatcher:
             self.on_idle()
 
     def _look_after(self) -> None:
+        if self._recall.unwanted:
+            self._recall.cancel_unwanted()
         try:
             self._recovery.check()
             self.shelf.tidy()
@@ -294,25 +304,13 @@ class Dispatcher:
             log.debug("some answers stay until the reply queue's time is over: %s", exc)
         consumer.close()
 
-    # Taking back
+    # Ending tasks
 
     def withdraw(self, task_id: bytes) -> bool:
-        """Take a task back if nobody has begun it (`futures.Withdrawer`)."""
-        return bool(self.withdraw_many([task_id]))
+        return self._recall.withdraw(task_id)
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
-        """The futures of the tasks that will now never run. The caller cancels them."""
-        if self._process != os.getpid():
-            # A forked child drops a copy of a `map`, say: the tasks are the parent's.
-            return []
-        withdrawn = self._take_back(task_ids)
-        self.tally.cancelled += len(withdrawn)
-        self._nudge()
-        return [task.future for task in withdrawn]
-
-    def _take_back(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
-        self._sender.conclude(insist=True)
-        return self._recovery.take_back(task_ids)
+        return self._recall.withdraw_many(task_ids)
 
     def terminate(self, future: TaskFuture, grace: float) -> bool:
         """Cancel a task, or end it where it runs; see `TaskExecutor.terminate`."""
@@ -320,12 +318,7 @@ class Dispatcher:
 
     def cancel_all(self, spare: int = 0) -> None:
         """Cancel what has not begun, but for the oldest `spare`."""
-        if self._process != os.getpid():
-            return
-        with self.ledger.condition:
-            task_ids = list(itertools.islice(self.ledger.tasks, spare, None))
-        for future in self.withdraw_many(task_ids):
-            future._withdrawn()
+        self._recall.cancel_all(spare)
 
     # The end
 
@@ -379,7 +372,7 @@ class Dispatcher:
         for thread in self._threads:
             if thread is not current:
                 thread.join(CLOSE_PATIENCE)
-        self._recovery.close()
+        self._recall.close()
         try:
             # Sign off first: the deletion would try to wake this consumer for a while.
             self._reply.disconnect()

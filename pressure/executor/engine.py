@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from pressure.address import Address
@@ -79,7 +81,8 @@ class Engine:
         self._grace: float | None = None
         self._start_lock = threading.Lock()
         self._started = False
-        self._bell = threading.Event()
+        # The garbage collector may ring it.
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._ended = threading.Event()
         if local_workers is not None:
             self._crew_channel = Channel(
@@ -198,8 +201,8 @@ class Engine:
     def _wait(self) -> None:
         ending = _Ending(self.dispatcher)
         while not self.dispatcher.wait(0) and not ending.given_up():
-            self._bell.wait(UNBLOCK if self.dispatcher.is_done() else None)
-            self._bell.clear()
+            with contextlib.suppress(Empty):
+                self._bell.get(timeout=UNBLOCK if self.dispatcher.is_done() else None)
         self._close()
 
     def _delete_queue(self) -> None:
@@ -247,7 +250,7 @@ class Engine:
     def _wake(self) -> None:
         if self._crew is not None:
             self._crew.wake()
-        self._bell.set()
+        self._bell.put(None)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all is done and nothing is left behind, for `timeout` seconds at most.

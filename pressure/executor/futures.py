@@ -27,7 +27,8 @@ class Withdrawer(Protocol):
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         """Take tasks back. Returns the futures of those that nobody had begun, which the caller
-        cancels."""
+        cancels. Takes a moment if workers hold some that they have not begun. In a thread in which
+        the garbage collector is at work it does nothing yet, and the tasks are cancelled soon."""
 
 
 # Held for moments only. Reentrant: a signal handler or a finalizer may look at a future while its
@@ -61,7 +62,9 @@ class TaskFuture(Future[Any]):
     """As `concurrent.futures.Future`.
 
     `cancel()` returns True only if the task was withdrawn and will never run; it asks the server
-    where the task waits there, and then takes a round trip.
+    where the task waits there, and then takes a round trip. It returns False as well for a moment
+    in which a worker holds the task but has not begun it (it claims some milliseconds' work at
+    once).
 
     Most futures are looked at only when they are done. A lock, a condition, a deque and two lists
     for each would cost more than all else that is done to submit a task, so the state stands in the
@@ -226,8 +229,9 @@ class TaskFuture(Future[Any]):
 
 
 def cancel_many(futures: Iterable[TaskFuture]) -> None:
-    """As `cancel` of each, but the server is asked once: while it is asked of each one, workers
-    would take half of the others."""
+    """As `cancel` of each, but the server is asked of all at once: while it is asked of each one,
+    workers would take half of the others. What a worker holds and does not begin soon comes back,
+    and is cancelled, too."""
     ids: dict[Withdrawer, list[bytes]] = {}
     for future in futures:
         withdrawer = future._withdrawer

@@ -45,7 +45,8 @@ class Ledger:
         self._window = window
         self._most = most
         self._max_pending = max_pending
-        lock = self._lock = threading.Lock()
+        # Reentrant, since the garbage collector may call `finish` while it is held.
+        lock = self._lock = threading.RLock()
         self.condition = threading.Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
         self._room = threading.Condition(lock)
@@ -190,6 +191,12 @@ class Ledger:
         self.sent.discard(task_id)
         if task_id in self.tasks:
             self._unsent.appendleft(task_id)
+
+    def pending(self, task_ids: Iterable[bytes]) -> list[bytes]:
+        """Those of the tasks that are neither over nor known to run."""
+        with self.condition:
+            found = [(id, self.tasks.get(id)) for id in task_ids]
+            return [id for id, task in found if task is not None and not task.future.running()]
 
     # Losses
 

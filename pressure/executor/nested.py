@@ -157,7 +157,7 @@ class _NestedDispatcher(Dispatcher):
     def help(self, future: ChildFuture) -> bool:
         """Run a child here if nobody has begun it (`waiting.Helper`)."""
         with self.shielded():
-            taken = self._take_back([future._task_id])
+            taken = self._recall.take_back([future._task_id])
         for task in taken:
             self._run_here(task)
         return bool(taken)

@@ -17,8 +17,9 @@ from pressure.errors import PressureError
 from pressure.executor.answers import PendingTask, fresh, settle
 from pressure.executor.errors import NoWorkersError, TaskLostError
 from pressure.executor.ledger import Ledger
+from pressure.executor.recall import Recall
 from pressure.executor.statistics import Tally
-from pressure.producing import Producer, Withdrawer
+from pressure.producing import Producer
 
 __all__ = ["PRUNED", "Recovery"]
 
@@ -32,8 +33,6 @@ ALONE = 5.0
 """After this long without any worker (seconds) there is a warning."""
 PRUNED = 3000.0
 """The server forgets a producer that puts nothing for an hour; within this time it has not."""
-CANCEL_PATIENCE = 5.0
-RECALL_PATIENCE = 1.0
 
 
 class Recovery:
@@ -44,6 +43,7 @@ class Recovery:
         channel: Channel,
         reply: Channel,
         ledger: Ledger,
+        recall: Recall,
         tally: Tally,
         stored: set[bytes],
         *,
@@ -54,6 +54,7 @@ class Recovery:
         self._channel = channel
         self._reply = reply
         self._ledger = ledger
+        self._recall = recall
         self._tally = tally
         self._stored = stored
         self._bound = bound
@@ -75,13 +76,8 @@ class Recovery:
         self._channel.ensure(self._bound)
         self._reply.ensure()
         self._producer = Producer(self._channel)
-        self._withdrawer = Withdrawer(self._channel)
+        self._recall.begin()
         return self._producer
-
-    def close(self) -> None:
-        withdrawer = getattr(self, "_withdrawer", None)
-        if withdrawer is not None:
-            withdrawer.close()
 
     # Losses
 
@@ -118,8 +114,7 @@ class Recovery:
             return
         try:
             standing = self._producer.standing()
-            for task in self._ledger.forget(self._withdrawer.settle(time.monotonic() + 1.0)):
-                task.future._withdrawn()
+            self._recall.settle()
         except PressureError as exc:
             log.debug("the server does not say what it has: %s", exc)
             return
@@ -171,29 +166,8 @@ class Recovery:
     def _give_up(self, why: str) -> None:
         # Out of the queue first, or they would run when a worker comes after all.
         everything = list(self._ledger.tasks)
-        tasks = self.take_back(everything)
+        tasks = self._recall.take_back(everything)
         tasks += self._ledger.forget(everything)
         for task in tasks:
             settle(task.future, None, fresh(NoWorkersError(why)))
             self._tally.failed += 1
-
-    # Taking back
-
-    def take_back(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
-        """Those of the tasks that nobody had begun; they will never run."""
-        taken, sent = self._ledger.recall(task_ids, self._unblock_sender, RECALL_PATIENCE)
-        if sent:
-            try:
-                found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
-            except PressureError as exc:
-                # What it did is found out by `check`.
-                log.warning("could not cancel: %s", exc)
-                found = []
-            taken += self._ledger.forget(found)
-        return taken
-
-    def _unblock_sender(self) -> None:
-        try:
-            self._channel.unblock()
-        except PressureError as exc:
-            log.debug("the sender could not be unblocked: %s", exc)

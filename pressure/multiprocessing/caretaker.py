@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing import util
 
 from pressure import keeper, lifecycle
@@ -66,7 +65,7 @@ class Caretaker:
         util.register_after_fork(self, Caretaker._await_exit)
         if self._owner:
             self._next = time.monotonic() + self._interval
-            keeper.wake(self._next)
+            keeper.wake(self._next, self)
 
     def _await_exit(self) -> None:
         if not self._retired:
@@ -90,9 +89,7 @@ class Caretaker:
         """The last handle is gone. May be called by the garbage collector, so the rest is left to
         the keeper's thread."""
         self._abandoned = True
-        # An interpreter that is exiting starts no more threads; then `_exit` comes or came.
-        with suppress(RuntimeError):
-            keeper.wake(time.monotonic())
+        keeper.wake(time.monotonic(), self)
 
     def maintain(self, now: float) -> float:
         if self._retired:

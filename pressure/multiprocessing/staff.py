@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
 import threading
@@ -210,9 +211,9 @@ class Staff:
 
     def release(self) -> None:
         """The pool was collected. That happens in any thread, whatever locks it holds, so the work
-        is done in another one."""
+        is done in another one, whose start must not be waited for either."""
         try:
-            threading.Thread(target=self.terminate, name="pressure end", daemon=True).start()
+            _thread.start_new_thread(self.terminate, ())
         except RuntimeError:
             # The interpreter is ending, and has no other threads any more.
             self.terminate()

@@ -251,6 +251,21 @@ def test_a_map_that_is_dropped_cancels_the_rest(executor: Executor, tmp_path: Pa
     assert len(list(tmp_path.glob("m*"))) < 30
 
 
+@pytest.mark.parametrize("attempt", range(10))
+def test_a_dropped_map_also_cancels_what_a_worker_holds(
+    executor: Executor, tmp_path: Path, attempt: int
+) -> None:
+    """Workers that had short tasks take many at once, in some of the attempts all of these."""
+    concurrent.futures.wait([executor.submit(do.square, x) for x in range(400)], WAIT)
+    task = functools.partial(do.hold_after, "m0", str(tmp_path))
+    results = executor.map(task, [f"m{n}" for n in range(60)])
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    (tmp_path / "go").touch()
+    concurrent.futures.wait([executor.submit(do.slowly, x) for x in range(4)], WAIT)
+    assert len(list(tmp_path.glob("m*"))) < 10
+
+
 @pytest.mark.parametrize("chunksize", [1, 2])
 def test_a_map_can_be_closed_and_keeps_no_result(executor: Executor, chunksize: int) -> None:
     results = executor.map(do.Kept, range(4), chunksize=chunksize)
