@@ -189,12 +189,14 @@ class Warden:
             if notes.announced != snapshot.task:
                 self._announce(pid, notes, snapshot)
             self._recall(notes, snapshot)
+        except PressureError as exc:
+            # It is tried again for as long as the task runs.
+            log.debug("could not stand in for worker %d: %s", pid, exc)
         finally:
             self._stood_in.discard(pid)
 
     def _announce(self, pid: int, notes: Notes, snapshot: Snapshot) -> None:
         assert snapshot.task is not None
-        notes.announced = snapshot.task
         body = pack_answer(
             Kind.STARTED,
             self.id,
@@ -204,6 +206,7 @@ class Warden:
             finished=0.0,
         )
         self._channels[snapshot.queue].notify(snapshot.client, snapshot.task, body)
+        notes.announced = snapshot.task
 
     def _recall(self, notes: Notes, snapshot: Snapshot) -> None:
         """Give back what waits behind the task."""

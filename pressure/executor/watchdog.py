@@ -162,13 +162,13 @@ class Watchdog:
                     return
                 behind = list(desk.pending)
                 desk.pending.clear()
-                self._notes.claimed([])
                 verdicts, desk.verdicts = desk.verdicts, []
                 announce = overdue and not desk.announced
                 desk.announced = desk.announced or overdue
             try:
                 if behind:
                     consumer.give_back([delivery.id for delivery in behind])
+                    self._notes.claimed([])
                 if verdicts or consumer.unsettled:
                     settle(consumer, verdicts)
             except BaseException:
@@ -183,7 +183,6 @@ class Watchdog:
             consumer.lock.release()
 
     def _announce(self, current: Delivery) -> None:
-        self._notes.announced = current.id
         notice = pack_answer(
             Kind.STARTED,
             self._notes.supervisor,
@@ -193,3 +192,5 @@ class Watchdog:
             finished=0.0,
         )
         self._consumer.channel.notify(current.client_id, current.id, notice)
+        # Only now: this thread may have lost the interpreter to the task for good.
+        self._notes.announced = current.id

@@ -53,7 +53,15 @@ def executor(
         try:
             yield made
         finally:
-            if made.stats().running:
-                # A test has failed, and what still runs would hold up the end.
+            made.shutdown(wait=False, cancel_futures=True)
+            if made.stats().running or not ended(made):
+                # A test has failed (which ends pytest's own time limit), and what still runs would
+                # hold up the end.
                 made.kill_workers()
-            made.shutdown(wait=True, cancel_futures=True)
+            assert ended(made)
+
+
+def ended(executor: RedisExecutor) -> bool:
+    """Whether all is done, and nothing is left behind, before long."""
+    executor._engine.wait(PATIENCE)
+    return executor._engine._ended.is_set() or not executor._engine._started

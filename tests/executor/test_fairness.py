@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import threading
 import time
 from collections import Counter
 from concurrent.futures import wait
+from typing import Any
 
 import pytest
 
 from pressure import PressureQueue, Settings
+from pressure.channel import Channel
 from pressure.executor import RedisExecutor, TaskTerminatedError
+from pressure.executor.claims import OneQueue
 from pressure.executor.notes import MOST_CLAIMED
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
 from tests.support.waiting import eventually
@@ -78,6 +82,34 @@ def test_a_task_that_holds_the_interpreter_amid_short_ones(
         assert strict.terminate(long)
         assert eventually(lambda: left() == 0, PATIENCE), left()
         assert isinstance(long.exception(PATIENCE), TaskTerminatedError)
+
+
+@pytest.mark.parametrize("step", ["notify", "give_back"])
+def test_a_worker_loses_the_interpreter_as_it_says_that_a_task_runs_long(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For good: a task may do anything. Then its supervisor does it."""
+    me = os.getpid()
+    owner: Any = Channel if step == "notify" else OneQueue
+    original = getattr(owner, step)
+
+    def stuck(*args: object) -> None:
+        if os.getpid() != me:
+            threading.Event().wait()
+        original(*args)
+
+    monkeypatch.setattr(owner, step, stuck)
+    with RedisExecutor(2, mp_context=multiprocessing.get_context("fork")) as ex:
+        wait([ex.submit(nothing) for _ in range(500)], PATIENCE)
+        before = [ex.submit(nothing) for _ in range(500)]
+        long = ex.options(grace=0.1).submit(time.sleep, 60)
+        after = [ex.submit(nothing) for _ in range(500)]
+        _, not_done = wait(after, PATIENCE / 2)
+        assert len(not_done) == 0
+        assert eventually(long.running, PATIENCE / 2)
+        assert ex.options(grace=0.1).terminate(long)
+        assert isinstance(long.exception(PATIENCE), TaskTerminatedError)
+        assert not wait(before, PATIENCE).not_done
 
 
 def test_a_small_client_beside_a_large_one(url: str, queue_name: str) -> None:
