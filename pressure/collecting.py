@@ -8,6 +8,7 @@ nor start a thread: it leaves what takes a lock or a round trip to somebody else
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from typing import Any
 
@@ -25,4 +26,12 @@ def _note(phase: str, info: dict[str, Any]) -> None:
     _collector = threading.get_ident() if phase == "start" else 0
 
 
+def _after_fork() -> None:
+    global _collector
+    if not collecting():
+        # A thread of the parent was at it, and another one here may get its number.
+        _collector = 0
+
+
 gc.callbacks.append(_note)
+os.register_at_fork(after_in_child=_after_fork)
