@@ -27,7 +27,7 @@ __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 T = TypeVar("T")
 
-_handles: weakref.WeakSet[_Handle[Any]] = weakref.WeakSet()
+_handles: weakref.WeakSet[Queue[Any]] = weakref.WeakSet()
 
 
 class _Handle(Generic[T]):
@@ -40,7 +40,6 @@ class _Handle(Generic[T]):
         self._remote = remote
         self._maxsize = maxsize
         self._closed = False
-        _handles.add(self)
 
     def __getstate__(self) -> tuple[Location, int]:
         return self._remote.shared(), self._maxsize
@@ -48,9 +47,6 @@ class _Handle(Generic[T]):
     def __setstate__(self, state: tuple[Location, int]) -> None:
         where, maxsize = state
         self._open(Remote.at(where), maxsize)
-
-    def _after_fork(self) -> None:
-        """In the child."""
 
     @property
     def name(self) -> str:
@@ -82,6 +78,8 @@ class Queue(_Handle[T]):
         self._producer = Producer(remote, exact=exact, reserves=exact and self._reserves)
         finalizer = weakref.finalize(self, self._producer.abandon)
         finalizer.atexit = False
+        # At last: any thread may fork at any time.
+        _handles.add(self)
 
     def _after_fork(self) -> None:
         self._producer.reset()

@@ -24,6 +24,7 @@ import pressure.multiprocessing as mp
 from pressure import flows
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
+from pressure.multiprocessing.producer import Producer
 from tests.support.acl import as_admin
 from tests.support.fixtures import keys_left
 from tests.support.processes import Child, at, report
@@ -584,3 +585,25 @@ def test_ctrl_c_while_the_feeder_starts(url: str, monkeypatch: pytest.MonkeyPatc
         feeder.join(20)
         assert not feeder.is_alive()
     made.delete()
+
+
+def test_a_process_forks_while_a_queue_is_made(
+    shared: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread, say: the hooks of `fork` find nothing that is half done."""
+    said: list[object] = []
+
+    def make_and_fork(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(sys, "unraisablehook", lambda _: os._exit(1))
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        monkeypatch.undo()
+        said.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return Producer(*args, **options)
+
+    monkeypatch.setattr("pressure.multiprocessing.queues.Producer", make_and_fork)
+    made: Any = mp.Queue(url=url)
+    made.close()
+    made.delete()
+    assert said == [0]
