@@ -214,6 +214,11 @@ class Link:
             self.close()
             raise
 
+    @property
+    def expects(self) -> bool:
+        """Whether a reply to what was sent is still to come, as far as the connection is there."""
+        return self._unread > 0
+
     def wait(self, until: float) -> bool:
         """Whether a reply to what was sent is there by `until` (monotonic)."""
         connection = self._connection

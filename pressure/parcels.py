@@ -39,7 +39,7 @@ class Record(NamedTuple):
 
 class Delivery(NamedTuple):
     """What is claimed. `error` says why the body must not be used, if it must not; `refused`, that
-    its signature is the reason."""
+    its signature is the reason, `gone`, that a part of it isn't there."""
 
     id: bytes
     client_id: bytes
@@ -49,6 +49,7 @@ class Delivery(NamedTuple):
     put_ms: int
     error: str = ""
     refused: bool = False
+    gone: bool = False
 
 
 # Quicker than the class itself, for what is made for each task.
@@ -78,7 +79,7 @@ def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
     if parts is None or len(item) > core.most_bytes:
         return None
     most, deliveries, put_ms, message_id, client_id, body = parts
-    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False))
+    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False))
 
 
 def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery | None]:
@@ -93,7 +94,9 @@ def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery
             opened.append(None)
             continue
         most, deliveries, put_ms, message_id, client_id, body = parts
-        opened.append(_delivery((message_id, client_id, body, deliveries, most, put_ms, "", False)))
+        opened.append(
+            _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False))
+        )
     return opened
 
 
@@ -101,7 +104,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
     codec = core.codec
     assert codec is not None
     body: Buffer = b""
-    error, refused = "", False
+    error, refused, gone = "", False, False
     try:
         parsed = codec.parse(item)
     except ValueError as exc:
@@ -118,7 +121,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
     except BadSignature as exc:
         error, refused = f"refused: {exc}", True
     except ValueError as exc:
-        error = str(exc)
+        error, gone = str(exc), isinstance(exc, blobs.BlobGone)
     return Delivery(
         parsed.message_id,
         parsed.client_id,
@@ -128,6 +131,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
         parsed.put_ms,
         error,
         refused,
+        gone,
     )
 
 

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pressure import flows
 from pressure.channel import Channel, Record, pack
@@ -56,6 +56,8 @@ class Producer:
         self._generation = b""
         # Of an early put whose fate is unknown: the record's id, and the put's number.
         self._doubt = b"", 0
+        # Of the last one that was replied to: the record's id, and the reply.
+        self._concluded: tuple[bytes, Any] = b"", None
         self.at_head = False
         """Whether records go to the head of the queue, and may exceed its bound."""
 
@@ -148,18 +150,24 @@ class Producer:
             return False
         return True
 
-    def conclude(self, until: float, *, insist: bool) -> int | None:
-        """How many records of `begin` were accepted. If that is not known by `until`: None or, if
-        the caller insists, 0, and the connection is given up."""
-        try:
-            reply = self._session.link.receive(until)
-        except TimeoutError:
-            if not insist:
-                return None
-            self._session.link.close()
-            return 0
-        except (PressureError, Broken):
-            return 0
+    def conclude(self, id: bytes, until: float, *, insist: bool) -> int | None:
+        """Whether the record that `begin` sent was accepted (1 or 0), or was to send when it was
+        interrupted. If that is not known by `until`: None or, if the caller insists, 0, and the
+        connection is given up. May be called again after an interruption."""
+        link = self._session.link
+        if self._concluded[0] != id:
+            if self._doubt[0] != id or not link.expects:
+                return 0
+            try:
+                self._concluded = id, link.receive(until)
+            except TimeoutError:
+                if not insist:
+                    return None
+                link.close()
+                return 0
+            except (PressureError, Broken):
+                return 0
+        reply = self._concluded[1]
         self._doubt = b"", 0
         if reply[0] != Status.OK:
             return 0

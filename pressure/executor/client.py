@@ -91,7 +91,6 @@ class RedisExecutor(TaskExecutor):
             max_workers = max_workers or os.cpu_count() or 1
         self._max_workers = max_workers
         self._options = options or Options()
-        self._shutdown_lock = threading.Lock()
         self._shutdown = False
         address = Address.of(url)
         settings = settings or Settings(reconnect_timeout=RECONNECT_TIMEOUT)
@@ -116,20 +115,17 @@ class RedisExecutor(TaskExecutor):
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
     ) -> TaskFuture:
-        with self._shutdown_lock:
-            if self._shutdown or exiting():
-                raise RuntimeError("cannot schedule new futures after shutdown")
-        # Without the lock, since it may wait.
+        if self._shutdown or exiting():
+            raise RuntimeError("cannot schedule new futures after shutdown")
         return self._engine.submit(fn, args, kwargs, options)
 
     def _terminate(self, future: TaskFuture, grace: float) -> bool:
         return self._engine.dispatcher.terminate(future, grace)
 
     def share(self, obj: T) -> Shared[T]:
-        with self._shutdown_lock:
-            if self._shutdown or exiting():
-                raise RuntimeError("cannot share anything after shutdown")
-            self._engine.start()
+        if self._shutdown or exiting():
+            raise RuntimeError("cannot share anything after shutdown")
+        self._engine.start()
         return self._engine.dispatcher.shelf.share(obj)
 
     def stats(self) -> ExecutorStats:
@@ -138,8 +134,7 @@ class RedisExecutor(TaskExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `Executor.shutdown`. With `cancel_futures`, the tasks that local workers are about to
         begin are run, as they are by `ProcessPoolExecutor`."""
-        with self._shutdown_lock:
-            self._shutdown = True
+        self._shutdown = True
         if cancel_futures:
             local = self._engine.context is not None
             self._engine.dispatcher.cancel_all(spare=self._max_workers or 0 if local else 0)
@@ -159,8 +154,7 @@ class RedisExecutor(TaskExecutor):
 
     def _end_workers(self, how: str) -> None:
         processes = self._engine.processes.copy()
-        with self._shutdown_lock:
-            self._shutdown = True
+        self._shutdown = True
         if self._engine.context is None:
             self.shutdown(wait=False, cancel_futures=True)
             return

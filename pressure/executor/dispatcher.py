@@ -188,6 +188,7 @@ class Dispatcher:
                         deliveries = self._exchange(consumer, acks)
                     else:
                         deliveries = [one]
+                deliveries = self._held(consumer, deliveries)
                 acks += self._resolve(deliveries)
                 # While this thread waits it keeps no result alive.
                 one, deliveries = None, []
@@ -211,6 +212,15 @@ class Dispatcher:
 
     def _next(self, consumer: Consumer) -> Delivery | None:
         return None if self._away_since is not None else consumer.next()
+
+    def _held(self, consumer: Consumer, deliveries: list[Delivery]) -> list[Delivery]:
+        """Without those whose large parts are gone since the server has lost everything: that is
+        noticed soon, and then they are sent for again."""
+        gone = [delivery.id for delivery in deliveries if delivery.gone]
+        if not gone:
+            return deliveries
+        lost = {id for id in gone if not consumer.holds(id)}
+        return [delivery for delivery in deliveries if delivery.id not in lost]
 
     def _exchange(self, consumer: Consumer, acks: list[bytes]) -> list[Delivery]:
         """Acknowledge `acks`, which is empty then unless the server is away, and claim answers."""
@@ -237,10 +247,11 @@ class Dispatcher:
         """Resolve futures by what has come; returns the ids of that, for its acknowledgement."""
         answers = [read(delivery) for delivery in deliveries]
         acks = [delivery[0] for delivery in deliveries]
+        begun: list[TaskFuture] = []
         finished: list[tuple[PendingTask, Answer | str]] = []
         ledger, ending = self.ledger, self._ending
         tasks, sent = ledger.tasks, ledger.sent
-        with ledger.condition:
+        with ledger.lock:
             for task_id, delivery, answer in zip(acks, deliveries, answers, strict=True):
                 if len(delivery[2]) > HEAVY:
                     self._heavy = True
@@ -255,13 +266,17 @@ class Dispatcher:
                         del tasks[task_id]
                     finished.append((task, answer))
                 elif answer.kind == _STARTED:
-                    start(task.future)
+                    begun.append(task.future)
                     self._ending.started(task_id, bytes(answer.payload))
                 elif answer.kind == Kind.DEATH:
                     with contextlib.suppress(ValueError):
                         task.deaths += (answer.json(),)
             ledger.settled()
-        del answers
+        # Not under the ledger's lock: the garbage collector may want that in a thread that holds a
+        # future's.
+        for future in begun:
+            start(future)
+        del answers, begun
         finished.reverse()
         self.resolving = True
         while finished:

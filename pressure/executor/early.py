@@ -4,6 +4,9 @@ To wake the sender thread takes as long as the rest of a lone task's way to the 
 nothing is outstanding, the submitting thread writes the put itself, without waiting for the reply.
 Whoever comes next reads that: the next early submit, the sender, or the listener. A put whose
 reply was lost is sent again by the sender under its old number, which makes no second copy.
+
+Ctrl-C may come between any two steps of the submitting thread. What is under way therefore stands
+in the ledger (`early`) before anything is sent, and whoever comes next finds out how far it got.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class EarlySender:
         self._delivered = delivered
         # Reentrant: a future that is resolved on the way may call back.
         self._lock = threading.RLock()
-        self._batch: Batch | None = None
+        self._insists = False
+        """Whether somebody waits for a reply, with the lock held."""
         self._producer: Producer | None = None
 
     def begin(self, producer: Producer) -> None:
@@ -39,46 +43,43 @@ class EarlySender:
     def submit(self, task_id: bytes, task: PendingTask) -> bool:
         """Send a task, if that needs no wait; False: it is left to the sender."""
         producer = self._producer
-        if producer is None or not self._lock.acquire(blocking=False):
+        if producer is None or self._insists:
             return False
-        try:
-            if self._batch is not None and not self._conclude(producer):
+        # With a lock that was asked for without waiting, Ctrl-C could come before it is known here
+        # whether it is held.
+        with self._lock:
+            if self._ledger.early is not None and not self._conclude(producer):
                 return False
             batch = self._ledger.add_early(task_id, task, FEW)
             if batch is None:
                 return False
-            begun = False
-            try:
-                begun = producer.begin(batch.records[0])
-            finally:
-                # Whatever interrupts this thread, the task is in somebody's hands.
-                if begun:
-                    self._batch = batch
-                else:
-                    self._delivered(batch, 0)
+            if not producer.begin(batch.records[0]):
+                self._delivered(batch, 0)
             return True
-        finally:
-            self._lock.release()
 
     @property
     def is_due(self) -> bool:
         """Whether a reply is still to be read. Waits for a thread that is just sending."""
         with self._lock:
-            return self._batch is not None
+            return self._ledger.early is not None
 
     def conclude(self, patience: float = 0.0) -> None:
         """Read the reply that is due. With `patience` (seconds) nothing is due any more then."""
         with self._lock:
             if self._producer is not None:
-                self._conclude(self._producer, patience)
+                self._insists = patience > 0
+                try:
+                    self._conclude(self._producer, patience)
+                finally:
+                    self._insists = False
 
     def _conclude(self, producer: Producer, patience: float = 0.0) -> bool:
-        batch = self._batch
+        batch = self._ledger.early
         if batch is None:
             return True
-        accepted = producer.conclude(time.monotonic() + patience, insist=patience > 0)
+        task_id, until = batch.records[0].id, time.monotonic() + patience
+        accepted = producer.conclude(task_id, until, insist=patience > 0)
         if accepted is None:
             return False
-        self._batch = None
         self._delivered(batch, accepted)
         return True

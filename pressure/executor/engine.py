@@ -129,8 +129,7 @@ class Engine:
     ) -> TaskFuture:
         """As `Dispatcher.submit`, after all that is needed was started."""
         if not self._started:
-            with self._start_lock:
-                self._start_once()
+            self._start()
         future = self.dispatcher.submit(fn, args, kwargs, options)
         if self._growing:
             self._grow()
@@ -140,6 +139,12 @@ class Engine:
         """Start all that is needed, once; with `everybody` all the local workers at once."""
         if everybody:
             self._growing = False
+        self._start()
+
+    def _start(self) -> None:
+        # Before the lock, which may have been held by another thread when this process was forked.
+        if self._process != os.getpid():
+            raise RuntimeError("this executor belongs to the parent process: make one of your own")
         with self._start_lock:
             self._start_once()
 
@@ -152,12 +157,12 @@ class Engine:
             self._growing = False
 
     def _start_once(self) -> None:
-        if self._process != os.getpid():
-            raise RuntimeError("this executor belongs to the parent process: make one of your own")
         if self._started:
             return
         crew = self._crew
         self._channel.ensure(DEFAULT_BOUND)
+        # Before the first fork: a worker must not take its parent's engine for its own.
+        _engines.add(self)
         try:
             if crew is not None:
                 # Processes first, while this one has few threads: they may be forked.
@@ -174,9 +179,9 @@ class Engine:
             self.dispatcher.fail(exc)
             if crew is not None:
                 crew.stop(0.0)
+            _engines.discard(self)
             raise
         self._started = True
-        _engines.add(self)
 
     def _watch(self) -> None:
         """Supervise until the work is done, then stop the workers and clean up."""

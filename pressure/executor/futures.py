@@ -16,6 +16,8 @@ from concurrent.futures._base import (
 )
 from typing import Any, Protocol
 
+from pressure.condition import Condition
+
 __all__ = ["TaskFuture", "Withdrawer", "cancel_many"]
 
 
@@ -94,6 +96,8 @@ class TaskFuture(Future[Any]):
         """What has all that is not in this future itself."""
         if self._others is None:
             others: Any = Future()
+            # The listener takes it, too: it must not stay locked.
+            others._condition = Condition()
             with _guard:
                 # Each in one step, which nothing that this thread runs on the side can interrupt.
                 others._done_callbacks = self.__dict__.setdefault("_early", [])

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pressure.channel import Record
+from pressure.condition import Condition
 from pressure.executor.answers import Needed, PendingTask
 
 __all__ = ["Batch", "Ledger"]
@@ -39,18 +40,18 @@ class Batch(NamedTuple):
 
 
 class Ledger:
-    """Thread-safe; the condition guards all of it. `sent` contains `sending`."""
+    """Thread-safe; `lock` guards all of it. `sent` contains `sending`."""
 
     def __init__(self, window: int, most: int, max_pending: int | None) -> None:
         self._window = window
         self._most = most
         self._max_pending = max_pending
         # Reentrant, since the garbage collector may call `finish` while it is held.
-        lock = self._lock = threading.RLock()
-        self.condition = threading.Condition(lock)
+        lock = self.lock = threading.RLock()
+        self.condition = Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
-        self._room = threading.Condition(lock)
-        self._way = threading.Condition(lock)
+        self._room = Condition(lock)
+        self._way = Condition(lock)
         # How many tasks were added since somebody gave way, and whether others did anything since.
         self._in_a_row = 0
         self._progress = False
@@ -65,6 +66,8 @@ class Ledger:
         self.idle = False
         """Whether the sender waits for something to do."""
         self._recalls = 0
+        self.early: Batch | None = None
+        """What a thread that submits has sent, or is about to."""
 
     def is_done(self) -> bool:
         return self.failure is not None or (self.finishing and not self.tasks)
@@ -74,7 +77,7 @@ class Ledger:
     def add(self, task_id: bytes, task: PendingTask, *, may_wait: bool) -> bool:
         """Have a task sent soon; waits while there are too many if it `may_wait`. False if no more
         can be taken: there is a `failure`, or the end was announced."""
-        with self._lock:  # the condition's, whose own `with` is slower
+        with self.lock:
             if self._max_pending is not None and may_wait:
                 while len(self.tasks) >= self._max_pending and not self._is_over():
                     self._room.wait()
@@ -94,27 +97,32 @@ class Ledger:
             return True
 
     def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
-        """Have a task sent by the caller, who says `delivered`. None if the sender is busy, or if
-        `few` or more are outstanding: then nothing was added."""
+        """Have a task sent by the caller, who says `delivered`; until then it is `early`. None if
+        the sender is busy, or if `few` or more are outstanding: then nothing was added."""
         if not self.idle:
             return None
-        with self._lock:
+        with self.lock:
             if not self.idle or self._unsent or self._recalls or len(self.sent) >= few:
                 return None
             if self._is_over() or task.needs or len(self.sent) >= self._window:
                 return None
             if self._max_pending is not None and len(self.tasks) >= self._max_pending:
                 return None
+            record = _record((task_id, task.record, task.options.max_deliveries))
+            # In this order: wherever Ctrl-C comes, somebody can tell what has become of the task.
+            batch = self.early = Batch([record], [], self.losses)
+            self.sending.add(task_id)
+            self.sent.add(task_id)
             self.tasks[task_id] = task
-            self._unsent.append(task_id)
-            return self._take(1)
+            self._progressed()
+            return batch
 
     def _is_over(self) -> bool:
         return self.finishing or self.failure is not None
 
     def next_batch(self) -> Batch | None:
         """What is to be sent next, once there is something; None at the end."""
-        with self.condition:
+        with self.lock:
             while True:
                 self.idle = False
                 if self.is_done():
@@ -149,8 +157,12 @@ class Ledger:
     def delivered(self, batch: Batch, accepted: int, number: int) -> list[PendingTask]:
         """The first `accepted` of a batch are in the queue, by put `number`; the rest is to be sent
         again. Returns those that were lost meanwhile and must not be sent twice."""
-        with self.condition:
+        with self.lock:
             ids = [record.id for record in batch.records]
+            if batch is self.early and ids[0] not in self.sending:
+                # Who said so before was interrupted.
+                self.early = None
+                return []
             self.sending.difference_update(ids)
             there: Iterable[bytes] = ids[:accepted]
             lost: list[PendingTask] = []
@@ -166,6 +178,8 @@ class Ledger:
             if self._unsent or self._recalls or self.is_done():
                 # Else there is nothing to do for the sender, nor anybody who waits for this.
                 self.condition.notify_all()
+            if batch is self.early:
+                self.early = None
             return lost
 
     def comes_first(self, task_id: bytes, batch: Batch) -> bool:
@@ -174,7 +188,7 @@ class Ledger:
         ids = [record.id for record in batch.records]
         if not task_id or ids[0] == task_id:
             return False
-        with self.condition:
+        with self.lock:
             if task_id in ids or task_id in self._unsent:
                 self.sending.difference_update(ids)
                 for other in reversed(ids):
@@ -194,7 +208,7 @@ class Ledger:
 
     def pending(self, task_ids: Iterable[bytes]) -> list[bytes]:
         """Those of the tasks that are neither over nor known to run."""
-        with self.condition:
+        with self.lock:
             found = [(id, self.tasks.get(id)) for id in task_ids]
             return [id for id, task in found if task is not None and not task.future.running()]
 
@@ -202,7 +216,7 @@ class Ledger:
 
     def in_queue(self) -> tuple[int, dict[bytes, int]]:
         """How often everything was lost, and by which put each task came that is now there."""
-        with self.condition:
+        with self.lock:
             there = self.sent - self.sending
             return self.losses, {
                 task_id: self.tasks[task_id].number for task_id in there if task_id in self.tasks
@@ -211,7 +225,7 @@ class Ledger:
     def lose_all(self, losses: int) -> list[PendingTask] | None:
         """The server has lost all that was sent: it is sent again. Returns what must not
         be, or None if that was known: `losses` is how many there were when the caller noticed."""
-        with self.condition:
+        with self.lock:
             if self.losses != losses:
                 return None
             self.losses += 1
@@ -221,7 +235,7 @@ class Ledger:
 
     def lose(self, task_ids: Collection[bytes], losses: int) -> list[PendingTask]:
         """The server has lost these."""
-        with self.condition:
+        with self.lock:
             if self.losses != losses:
                 return []
             lost = self._lose(sorted(self.sent.intersection(task_ids) - self.sending))
@@ -247,7 +261,7 @@ class Ledger:
 
     def again(self, task_id: bytes) -> None:
         """Send a task once more that was answered, unless it was taken back or failed since."""
-        with self.condition:
+        with self.lock:
             if task_id in self.tasks and task_id not in self.sent:
                 self._unsent.append(task_id)
                 self.idle = False
@@ -277,7 +291,7 @@ class Ledger:
     ) -> tuple[list[PendingTask], list[bytes]]:
         """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
         ends a send that waits for room."""
-        with self.condition:
+        with self.lock:
             wanted = [task_id for task_id in task_ids if task_id in self.tasks]
             self._recalls += 1
             try:
@@ -305,7 +319,7 @@ class Ledger:
 
     def forget(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
         """These are over."""
-        with self.condition:
+        with self.lock:
             taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
             self.condition.notify_all()
             self._room.notify_all()
@@ -315,14 +329,14 @@ class Ledger:
 
     def finish(self) -> None:
         """No more tasks will be added."""
-        with self.condition:
+        with self.lock:
             self.finishing = True
             self.condition.notify_all()
             self._room.notify_all()
 
     def fail(self, exc: BaseException) -> list[PendingTask]:
         """Nothing more can be done. Returns all tasks."""
-        with self.condition:
+        with self.lock:
             self.failure = self.failure or exc
             tasks = list(self.tasks.values())
             self.tasks.clear()

@@ -151,7 +151,7 @@ class _NestedDispatcher(Dispatcher):
         return self._here.guard.shield() if _in_main_thread() else contextlib.nullcontext()
 
     def outstanding(self) -> list[TaskFuture]:
-        with self.ledger.condition:
+        with self.ledger.lock:
             return [task.future for task in self.ledger.tasks.values()]
 
     def help(self, future: ChildFuture) -> bool:
@@ -185,7 +185,7 @@ class _NestedDispatcher(Dispatcher):
                 answer = self._here.run(delivery).answer
                 assert isinstance(answer, bytes | Content)
                 if task.options.retries:
-                    with self.ledger.condition:
+                    with self.ledger.lock:
                         self.ledger.tasks[delivery.id] = task
                 self._resolve_one(task, unpack_answer(bytes(answer)))
         except BaseException as exc:

@@ -77,7 +77,7 @@ class Recall:
     def cancel_all(self, spare: int) -> None:
         """Cancel what has not begun, but for the oldest `spare`."""
         if self._process == os.getpid():
-            with self._ledger.condition:
+            with self._ledger.lock:
                 task_ids = list(itertools.islice(self._ledger.tasks, spare, None))
             self._cancel(task_ids)
 

@@ -74,7 +74,7 @@ class Tally:
 
 def gather(ledger: Ledger, tally: Tally, channel: Channel) -> ExecutorStats:
     """How things are. Asks the server for the queue's depth."""
-    with ledger.condition:
+    with ledger.lock:
         tasks, sent = len(ledger.tasks), list(ledger.sent)
         tasks_sent = [ledger.tasks[task_id] for task_id in sent if task_id in ledger.tasks]
         running = sum(task.future.running() for task in tasks_sent)

@@ -10,7 +10,6 @@ supervisor is gone.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import logging
 import os
@@ -20,8 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import active_children, parent_process
-from typing import Any, NoReturn
+from multiprocessing import parent_process
+from typing import Any
 
 from pressure.channel import Delivery, Verdict
 from pressure.content import Content
@@ -38,7 +37,7 @@ from pressure.executor.by_value import explain
 from pressure.executor.capture import Captured
 from pressure.executor.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
 from pressure.executor.coroutines import CoroutineType, completed
-from pressure.executor.heirs import prepare_signals
+from pressure.executor.heirs import prepare_signals, vanish
 from pressure.executor.interrupts import Guard, Unguarded, left
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
@@ -98,22 +97,6 @@ def work(post: Post) -> None:
         sys.exit(1)
 
 
-def _vanish() -> NoReturn:
-    """End this process from within a signal handler, as SIGTERM does to one that has no handler:
-    so its supervisor signs it off."""
-    for child in active_children():
-        # What the initializer has started, and wanted to go with this process.
-        if child.daemon:
-            child.terminate()
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
-    # It is held back.
-    os._exit(1)
-
-
 class Worker:
     """The loop of one worker process."""
 
@@ -149,7 +132,7 @@ class Worker:
         if not self._ready:
             # Nothing is held yet, and nobody else would end the search for a server that is away.
             # No exception: raised while a finalizer runs, it would end there.
-            _vanish()
+            vanish()
         self._watchdog.ring()
 
     def run(self) -> None:
@@ -190,7 +173,7 @@ class Worker:
                     break
             life = consumer.life
             try:
-                deliveries = consumer.exchange(desk.take_verdicts(), count, until)
+                deliveries = self._claim(consumer, count, until)
             except QueueDoesNotExistError:
                 # Deleted, or lost with the server's data.
                 consumer.channel.ensure(DEFAULT_BOUND)
@@ -208,6 +191,18 @@ class Worker:
             if life != consumer.life:
                 desk.verdicts.clear()
             count = next_count(count, *self._take_up(consumer, deliveries))
+
+    def _claim(self, consumer: OneQueue, count: int, until: float | None) -> list[Delivery]:
+        """Record what is done, and take the next tasks."""
+        with consumer.lock:
+            # Asked now, and not before the watchdog let go of the lock: it may have tried in vain
+            # to send these, and to give those back, while the last task ended.
+            verdicts, left = self._desk.take_verdicts(), self._desk.take_pending()
+            if left:
+                settle(consumer, verdicts)
+                consumer.give_back(left)
+                verdicts = []
+            return consumer.exchange(verdicts, count, until)
 
     def _serve_all(self, claims: Claims) -> None:
         desk = self._desk

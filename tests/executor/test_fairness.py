@@ -8,12 +8,13 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
 
 import pytest
 
-from pressure import PressureQueue, Settings
+from pressure import PressureQueue, ServerUnavailableError, Settings
 from pressure.channel import Channel
 from pressure.executor import RedisExecutor, TaskTerminatedError
 from pressure.executor.claims import OneQueue
@@ -110,6 +111,28 @@ def test_a_worker_loses_the_interpreter_as_it_says_that_a_task_runs_long(
         assert ex.options(grace=0.1).terminate(long)
         assert isinstance(long.exception(PATIENCE), TaskTerminatedError)
         assert not wait(before, PATIENCE).not_done
+
+
+def test_what_could_not_be_given_back_while_a_task_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is away as a long task ends: all that was claimed with it is seen to later."""
+    me = os.getpid()
+    give_back = OneQueue.give_back
+
+    def give_back_late(self: OneQueue, ids: Sequence[bytes]) -> None:
+        if os.getpid() != me and threading.current_thread() is not threading.main_thread():
+            # The task ends meanwhile, and the main thread waits for the lock.
+            time.sleep(0.5)
+            raise ServerUnavailableError("on purpose")
+        give_back(self, ids)
+
+    monkeypatch.setattr(OneQueue, "give_back", give_back_late)
+    with RedisExecutor(1, mp_context=multiprocessing.get_context("fork")) as ex:
+        # In some rounds the last of them are claimed along with the long one.
+        for _ in range(5):
+            futures = [ex.submit(nothing) for _ in range(1000)]
+            futures.append(ex.submit(time.sleep, 0.1))
+            futures += [ex.submit(nothing) for _ in range(40)]
+            assert not wait(futures, PATIENCE / 2).not_done
 
 
 def test_a_small_client_beside_a_large_one(url: str, queue_name: str) -> None:

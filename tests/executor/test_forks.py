@@ -59,3 +59,23 @@ def test_a_child_releases_nothing(executor: RedisExecutor) -> None:
     with executor.share(b"x" * 100_000) as shared:
         in_a_child(shared.release)
         assert executor.submit(do.length, shared).result(WAIT) == 100_000
+
+
+_inherited: list[RedisExecutor] = []
+
+
+def use(how: str) -> str:
+    """A task that finds its parent's executor in its process, as a global name, say."""
+    with pytest.raises(RuntimeError, match="parent") as caught:
+        _inherited[0].submit(do.square, 3) if how == "submit" else _inherited[0].share([1])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["submit", "share"])
+def test_a_task_that_uses_its_parent_s_executor_is_told(how: str) -> None:
+    with RedisExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+        _inherited[:] = [executor]
+        if how == "share":
+            # That starts the workers, too.
+            executor.share([1]).release()
+        assert "make one of your own" in executor.submit(use, how).result(WAIT)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import gc
 import threading
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from pressure import PressureQueue
-from pressure.executor import RedisExecutor
+from pressure.executor import RedisExecutor, TaskFuture
+from pressure.executor.answers import start
 from tests.contract import executing as do
 from tests.support.waiting import eventually
 
@@ -45,7 +47,7 @@ def test_a_map_is_left_halfway(tmp_path: Path, lock: str) -> None:
         del results
         withdrawer = dispatcher._recall._withdrawer
         assert withdrawer is not None
-        collect(made, withdrawer._lock if lock == "withdrawer" else dispatcher.ledger.condition)
+        collect(made, withdrawer._lock if lock == "withdrawer" else dispatcher.ledger.lock)
         assert eventually(lambda: executor.stats().cancelled == 8)
         (tmp_path / "go").touch()
 
@@ -56,7 +58,7 @@ def test_an_executor_is_dropped() -> None:
     engine = executor._engine
     made: list[object] = [executor]
     del executor
-    collect(made, engine.dispatcher.ledger.condition)
+    collect(made, engine.dispatcher.ledger.lock)
     assert engine.thread is not None
     engine.thread.join(WAIT)
     assert not engine.thread.is_alive()
@@ -74,3 +76,20 @@ def test_a_loop_over_a_queue_is_left(queue_name: str, url: str) -> None:
         with PressureQueue[int](queue_name, url=url) as other:
             assert [other.get(timeout=WAIT) for _ in range(9)] == list(range(1, 10))
         q.delete()
+
+
+def test_the_ledger_s_lock_is_not_held_while_a_future_s_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The collector may want the ledger's in a thread that holds the future's."""
+    held: list[bool] = []
+
+    def look(future: TaskFuture) -> None:
+        held.append(ledger.lock._is_owned())  # type: ignore[attr-defined]
+        start(future)
+
+    monkeypatch.setattr("pressure.executor.dispatcher.start", look)
+    with RedisExecutor(1) as executor:
+        ledger = executor._engine.dispatcher.ledger
+        executor.submit(time.sleep, 0.3).result(WAIT)
+    assert held == [False]

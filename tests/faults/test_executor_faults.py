@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from pressure import blobs
 from pressure.executor import (
     Options,
     RedisExecutor,
@@ -363,6 +364,29 @@ def test_a_server_that_comes_back_empty_gets_everything_again(
         once.result(WAIT)
     # The same executor goes on.
     assert executor.submit(do.square, 7).result(WAIT) == 49
+
+
+def test_a_server_that_comes_back_empty_while_a_large_answer_is_fetched(
+    fresh_server: ServerProcess,
+    daemon: Daemon,
+    make_executor: Callable[..., RedisExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    daemon(1, at=fresh_server.url, lease=LEASE)
+    executor = make_executor(fresh_server.url)
+    assert executor.submit(do.square, 2).result(WAIT) == 4
+    download = blobs.download
+    restarted = threading.Event()
+
+    def restart_and_download(core: Any, parsed: Any) -> Any:
+        if not restarted.is_set():
+            restarted.set()
+            fresh_server.restart(keep_data=False)
+        return (yield from download(core, parsed))
+
+    monkeypatch.setattr(blobs, "download", restart_and_download)
+    assert len(executor.submit(bytes, 200_000).result(WAIT)) == 200_000
+    assert restarted.is_set()
 
 
 def test_a_task_queue_that_is_gone_is_noticed(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +16,16 @@ import pressure.multiprocessing as mp
 from pressure import flows, recovering
 from pressure.address import Address
 from pressure.commands import Command
+from pressure.executor import RedisExecutor
+from pressure.executor.ledger import Ledger
 from pressure.link import Link
+from pressure.producing import Producer
 from tests.faults import executing, interrupted
 from tests.support.account import Account
 from tests.support.processes import Child
+from tests.support.waiting import eventually
+
+PATIENCE = 20.0
 
 
 @pytest.mark.parametrize("interface", ["queue", "shim", "executor"])
@@ -146,3 +157,54 @@ def test_a_get_that_is_cut_short_at_its_very_end_loses_no_item(
     shim.close()
     q.delete()
     q.disconnect()
+
+
+def mark(path: str) -> int:
+    with open(path, "a") as file:
+        file.write("ran\n")
+    time.sleep(0.1)
+    return 1
+
+
+@pytest.mark.parametrize("step", ["add_early", "begin", "conclude"])
+def test_a_submit_that_is_cut_short_leaves_nothing_undone(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C as a step of sending a lone task returns: what was sent runs once, nobody waits."""
+    owner: Any = Ledger if step == "add_early" else Producer
+    original = getattr(owner, step)
+    armed = False
+
+    def interrupted_step(*args: Any, **options: Any) -> Any:
+        nonlocal armed
+        result = original(*args, **options)
+        if armed and result and threading.current_thread() is threading.main_thread():
+            armed = False
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, step, interrupted_step)
+    path = str(tmp_path / "runs")
+    with RedisExecutor(2) as executor:
+        once = executor.options(max_deliveries=1)
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+        dispatcher = executor._engine.dispatcher
+        ledger, link = dispatcher.ledger, dispatcher._sender.producer._session.link
+        for _ in range(4):
+            assert eventually(lambda: ledger.idle and not ledger.tasks, PATIENCE)
+            if step == "conclude":
+                first = once.submit(mark, path)
+                assert link.wait(time.monotonic() + PATIENCE)
+                armed = True
+                with contextlib.suppress(KeyboardInterrupt):
+                    executor.submit(pow, 2, 4)
+                armed = False
+                assert first.result(PATIENCE) == 1
+            else:
+                armed = True
+                with contextlib.suppress(KeyboardInterrupt):
+                    once.submit(mark, path)
+                armed = False
+        assert executor.submit(pow, 2, 5).result(PATIENCE) == 32
+        assert eventually(lambda: not ledger.tasks, PATIENCE)
+    assert len(Path(path).read_text().split()) <= 4

@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "arguments",
             "content",
             "collecting",
+            "condition",
         ),
     ),
     ("scripts", ("scripts",)),

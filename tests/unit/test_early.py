@@ -33,7 +33,10 @@ class SlowProducer:
 
 
 class LedgerStub:
+    early: Batch | None = None
+
     def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch:
+        self.early = BATCH
         return BATCH
 
 

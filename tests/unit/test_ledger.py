@@ -170,7 +170,7 @@ def test_adding_waits_for_room() -> None:
     thread = threading.Thread(target=add_one)
     thread.start()
     assert not added.wait(0.1)
-    with ledger.condition:
+    with ledger.lock:
         ledger.take(key("a"))
         ledger.settled()
     assert added.wait(WAIT)
