@@ -22,7 +22,7 @@ from pressure.errors import (
     QueueInUseError,
 )
 from pressure.protocol import Command, Status
-from pressure.recovering import adopt, reap_departed, reap_due, retire
+from pressure.recovering import adopt, reap_due, reap_gone, retire
 from pressure.replication import put_replicated
 from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
@@ -284,12 +284,12 @@ def take(
             check_unblocked(core, unblocked)
         elif status == Status.CLOSED:
             gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
-            # Not the end if a late command has moved something to a consumer that is gone, or a
-            # call of this handle was cut short and may give something back: look, and try again.
+            # Not the end if a lease has run out, a late command has moved something to a consumer
+            # that is gone, or a cut-short call of this handle may give something back: look again.
             before, patient = settled, time.monotonic() < gave_up_at + UNSETTLED_LIMIT
             settled = not (patient and core.unsettled(but=session))
             if before is None:
-                yield from reap_departed(core)
+                yield from reap_gone(core)
                 continue
             if before and settled and not reply[1]:
                 raise QueueClosedError(core.name)

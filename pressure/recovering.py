@@ -10,7 +10,7 @@ from pressure.core import Core
 from pressure.requests import Flow
 from pressure.session import ID_BYTES, Session
 
-__all__ = ["adopt", "reap_departed", "reap_due", "retire"]
+__all__ = ["adopt", "reap_due", "reap_gone", "retire"]
 
 
 def adopt(
@@ -56,7 +56,13 @@ def reap_due(core: Core[Any]) -> Flow[int]:
     return given_back
 
 
-def reap_departed(core: Core[Any]) -> Flow[int]:
+def reap_gone(core: Core[Any]) -> Flow[int]:
+    """`reap_due`, and `_reap_departed`."""
+    given_back = yield from reap_due(core)
+    return given_back + (yield from _reap_departed(core))
+
+
+def _reap_departed(core: Core[Any]) -> Flow[int]:
     """Put back what late commands have moved to consumers that are gone, without waiting until the
     reaper looks there anyway; returns how much."""
     departed = yield core.protocol.departed()

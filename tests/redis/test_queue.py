@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 import time
@@ -124,6 +125,36 @@ def test_a_late_move_does_not_end_a_closed_queue_early(
     assert q.get(timeout=WAIT) == 3
     with pytest.raises(pressure.QueueClosedError):
         q.get(timeout=WAIT)
+
+
+@pytest.mark.parametrize("how", ["get", "iterate", "get_many", "lease", "asyncio"])
+def test_a_closed_queue_does_not_end_before_what_the_dead_held(
+    make: Callable[..., Queue], url: str, client: redis.Redis, how: str
+) -> None:
+    """The lease of its only consumer has run out, and nobody noticed before it was closed."""
+    holder, q = make(), make()
+    holder.create()
+    core, handle = holder._core, holder._handle
+    # Who borrows a session and does not return it renews no lease.
+    session = handle.acquire(taking=True)
+    holder.put("precious")
+    assert len(handle.run(flows.take(core, session, 1, None), session).items) == 1
+    client.zadd(core.protocol.keys.leases, {session.consumer: 1})
+    q.close()
+
+    async def on_a_loop() -> list[Any]:
+        async with pressure.aio.PressureQueue[Any](q.name, url=url) as queue:
+            return [item async for item in queue]
+
+    got: dict[str, Callable[[], object]] = {
+        "get": lambda: [q.get(timeout=WAIT)],
+        "iterate": lambda: list(q),
+        "get_many": lambda: q.get_many(5, timeout=WAIT),
+        "lease": lambda: [q.lease(timeout=WAIT).item],
+        "asyncio": lambda: asyncio.run(on_a_loop()),
+    }
+    assert got[how]() == ["precious"]
+    handle.release(session)
 
 
 def test_a_closed_queue_does_not_end_while_something_is_given_back(
