@@ -6,6 +6,7 @@ dead-letter list with the reason, and the queue goes on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from pressure.errors import (
     SignatureError,
 )
 from pressure.protocol import Status
-from pressure.requests import Flow
+from pressure.requests import Flow, Sleep
+from pressure.retry import Disconnected
 from pressure.session import Session
+from pressure.upkeep import ADOPTION
 
 __all__ = [
     "SKIPPED",
@@ -41,7 +44,8 @@ __all__ = [
 ]
 
 SKIPPED = object()
-"""What `open_item` returns for an item that was buried for its deliveries: take the next one."""
+"""What `open_item` returns for an item that was buried for its deliveries, or that is not this
+consumer's any more: take the next one."""
 UNREAD = object()
 """What `quickly_read` returns for an item that `open_item` must see to."""
 
@@ -165,8 +169,9 @@ def fetch(
         if obj is UNREAD:
             obj, deliveries = yield from open_leased(core, session, tag, taken[0], ahead=not direct)
         elif type(obj) is Unreadable:
-            yield from _bury_unreadable(core, session, tag, obj.error, ahead=not direct)
-            raise obj.error
+            if (yield from _bury_unreadable(core, session, tag, obj.error, ahead=not direct)):
+                raise obj.error
+            obj = SKIPPED
     except PayloadError:
         raise
     except BaseException:
@@ -251,7 +256,8 @@ def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -
     """The object of an item that the session holds.
 
     Raises `PayloadError` for one that cannot be read, which is in the dead letters then; returns
-    `SKIPPED` for one that was delivered too often, which is there, too.
+    `SKIPPED` for one that was delivered too often, which is there, too, and for one that cannot be
+    read since the lease was lost meanwhile: whoever has it now may have freed its body.
     """
     obj, _ = yield from open_leased(core, session, tag, item)
     return obj
@@ -277,36 +283,62 @@ def open_leased(
     try:
         return (yield from read_item(core, item)), deliveries
     except PayloadError as exc:
-        yield from _bury_unreadable(core, session, tag, exc, ahead=ahead)
-        raise
+        if (yield from _bury_unreadable(core, session, tag, exc, ahead=ahead)):
+            raise
+        return SKIPPED, deliveries
 
 
-def bury_ahead(core: Core[Any], ahead: Ahead[Any], error: PayloadError) -> Flow[None]:
-    """Bury an item that was fetched ahead for `error`, and raise that."""
+def bury_ahead(core: Core[Any], ahead: Ahead[Any], error: PayloadError) -> Flow[Any]:
+    """Bury an item that was fetched ahead for `error`, and raise that; returns `SKIPPED` if it is
+    not this consumer's any more."""
     try:
-        yield from _bury_unreadable(core, ahead.session, ahead.tag, error)
+        buried = yield from _bury_unreadable(core, ahead.session, ahead.tag, error)
     except BaseException:
         ahead.session.stale = True
         raise
-    raise error
+    if buried:
+        raise error
+    return SKIPPED
 
 
 def _bury_unreadable(
     core: Core[Any], session: Session[Any], tag: bytes, error: PayloadError, *, ahead: bool = False
-) -> Flow[None]:
+) -> Flow[bool]:
     kind = "signature" if isinstance(error, SignatureError) else "unreadable"
-    yield from _bury(core, session, reason(kind, error.detail), tag, ahead)
+    return (yield from _bury(core, session, reason(kind, error.detail), tag, ahead))
 
 
-def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes, ahead: bool) -> Flow[None]:
+def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes, ahead: bool) -> Flow[bool]:
+    """Returns whether the item is in the dead letters; else the lease was lost."""
     # What was fetched ahead fills the bound until it is taken off that count.
     ahead = ahead or ("a", tag) in session.opening
+    again = False
+    life = session.life
+    patience = time.monotonic() + ADOPTION
     while True:
         consumer = session.consumer
-        reply = yield core.protocol.bury(consumer, why, [tag], ahead=ahead)
-        if reply[0] != Status.LOST or session.consumer == consumer:
-            return
-        # The session's connection broke meanwhile, and its items have a new owner's name.
+        command = core.protocol.bury(consumer, why, [tag], ahead=ahead)
+        try:
+            reply = yield command._replace(repeatable=False)
+        except Disconnected:
+            again = True
+            continue
+        if reply[0] != Status.LOST:
+            # While the lease holds, only the first try can have removed it.
+            buried: bool = again or reply[1] > 0
+            session.stale = session.stale or not buried
+            return buried
+        if session.life != life:
+            return False
+        # The session's connection broke meanwhile, and its items have a new owner's name, or will
+        # have it as soon as it is known here.
+        if session.stale and time.monotonic() < patience:
+            yield Sleep(flows.RECHECK)
+        elif session.consumer == consumer:
+            # Another thread may be using the session: its next use starts over.
+            core.forfeited += 1
+            session.forfeit()
+            return False
 
 
 def quickly_read(core: Core[Any], item: bytes) -> tuple[Any, int]:

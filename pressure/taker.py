@@ -218,5 +218,5 @@ class Taker:
         if obj is items.UNREAD:
             return self._handle.call_if_needed(items.open_ahead(core, ahead))
         if type(obj) is items.Unreadable:
-            self._handle.call(items.bury_ahead(core, ahead, obj.error))
+            return self._handle.call(items.bury_ahead(core, ahead, obj.error))
         return obj

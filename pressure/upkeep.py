@@ -13,10 +13,19 @@ from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import Session
 
-__all__ = ["acknowledge", "end_lease", "give_back_ahead", "hand_back", "settle", "sign_off"]
+__all__ = [
+    "ADOPTION",
+    "acknowledge",
+    "end_lease",
+    "give_back_ahead",
+    "hand_back",
+    "settle",
+    "sign_off",
+]
 
 ADOPTION = 1.0
-"""How long (seconds) the end of a lease waits until its session has found its items again."""
+"""How long (seconds) the end of a lease, or a burial, waits until the session has found its items
+again."""
 
 
 def acknowledge(core: Core[Any], session: Session[Any]) -> Flow[None]:

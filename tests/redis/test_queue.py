@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis
@@ -16,12 +16,15 @@ import redis
 import pressure
 import pressure.aio
 from pressure import PressureQueue, Settings, blobs, flows, upkeep
+from pressure.core import Core
 from pressure.driver import resumed
 from pressure.protocol import Command, Status
 from pressure.retry import Broken
+from pressure.scripts import SCRIPTS
 from pressure.session import Session
 from tests.redis import workers
 from tests.support.processes import Child
+from tests.support.proxy import FaultyProxy
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
@@ -340,6 +343,131 @@ def test_a_successor_is_another_queue(q: Queue, make: Callable[..., Queue]) -> N
     other.put(2)
     assert other.get() == 2
     assert other.maxsize == 1
+
+
+# A lease that is lost while an item is read
+
+
+class Stolen:
+    """While it is unpickled for the first time, which fails, `steal` lets another consumer have
+    it."""
+
+    steal: ClassVar[list[Callable[[], object]]] = []
+
+    def __init__(self, size: int) -> None:
+        self._padding = b"x" * size
+
+    def __reduce__(self) -> Any:
+        return Stolen.read, (self._padding,)
+
+    @classmethod
+    def read(cls, padding: bytes) -> str:
+        if cls.steal:
+            cls.steal.pop()()
+            raise ValueError("it is gone")
+        return "stolen"
+
+
+@pytest.fixture
+def robbed(make: Callable[..., Queue]) -> Iterator[Callable[[Core[Any], list[Any]], None]]:
+    """`robbed(core, items)`: the next `Stolen` that this handle reads, and what else it holds, are
+    another's then, who gets `items`."""
+
+    def prepare(core: Core[Any], items: list[Any]) -> None:
+        def steal() -> None:
+            thief = make()
+            for consumer in core.consumers():
+                thief._handle.ask(core.protocol.reap(consumer, force=True))
+            assert [thief.get(timeout=WAIT) for _ in items] == items
+            thief.disconnect()
+
+        Stolen.steal.append(steal)
+
+    yield prepare
+    Stolen.steal.clear()
+
+
+Robbed = Callable[[Core[Any], list[Any]], None]
+
+
+@pytest.mark.parametrize("size", [1, 2 * blobs.INLINE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("how", ["get", "iterate", "get_many", "lease", "asyncio"])
+def test_what_was_lost_while_it_was_read_is_no_bad_item(
+    make: Callable[..., Queue], url: str, robbed: Robbed, how: str, size: int
+) -> None:
+    producer, q = make(), make()
+    producer.create()
+    producer.put_many([Stolen(size), "next"])
+
+    async def on_a_loop() -> Any:
+        async with pressure.aio.PressureQueue[Any](q.name, url=url) as queue:
+            robbed(queue._core, ["stolen"])
+            return await queue.get(timeout=WAIT)
+
+    taken: dict[str, Callable[[], object]] = {
+        "get": lambda: q.get(timeout=WAIT),
+        "iterate": lambda: next(iter(q)),
+        "get_many": lambda: q.get_many(1, timeout=WAIT)[0],
+        "lease": lambda: q.lease(timeout=WAIT).item,
+        "asyncio": lambda: asyncio.run(on_a_loop()),
+    }
+    if how != "asyncio":
+        robbed(q._core, ["stolen"])
+    assert taken[how]() == "next"
+    assert not Stolen.steal and len(q.dead_letters) == 0
+
+
+@pytest.mark.parametrize("size", [1, 2 * blobs.INLINE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("how", ["get", "get_many", "asyncio"])
+def test_what_was_fetched_ahead_and_lost_while_it_was_read_is_no_bad_item(
+    make: Callable[..., Queue], url: str, robbed: Robbed, how: str, size: int
+) -> None:
+    producer, q = make(), make()
+    producer.create()
+    producer.put_many(["first", Stolen(size), "next"])
+
+    async def on_a_loop() -> list[Any]:
+        async with pressure.aio.PressureQueue[Any](q.name, url=url) as queue:
+            robbed(queue._core, ["first", "stolen"])
+            return [*await queue.get_many(2), await queue.get(timeout=WAIT)]
+
+    if how == "asyncio":
+        assert asyncio.run(on_a_loop()) == ["first", "next"]
+    elif how == "get_many":
+        robbed(q._core, ["first", "stolen"])
+        assert [*q.get_many(2), q.get(timeout=WAIT)] == ["first", "next"]
+    else:
+        assert q._taker.get(None, 2) == "first"
+        # The keeper may have acknowledged it.
+        q._handle.flush_idle()
+        robbed(q._core, ["stolen"])
+        assert q.get(timeout=WAIT) == "next"
+    assert not Stolen.steal and len(q.dead_letters) == 0
+
+
+def test_the_queue_is_deleted_while_an_item_is_read(q: Queue, make: Callable[..., Queue]) -> None:
+    q.put(Stolen(1))
+    Stolen.steal.append(make().delete)
+    with pytest.raises(pressure.QueueDoesNotExistError):
+        q.get(timeout=WAIT)
+
+
+def test_an_item_is_buried_although_the_reply_to_that_is_lost(
+    q: Queue, url: str, make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    """The repeat finds nothing to bury, and the caller hears of it all the same."""
+    client.script_load(SCRIPTS["bury"].text)
+    q.put(Stolen(1))
+    Stolen.steal.append(lambda: None)
+    with FaultyProxy(url) as proxy:
+        shaky = make(url=proxy.url)
+        assert shaky.qsize() == 1
+        fault = proxy.drop_next_reply(lambda words: words[1:2] == (SCRIPTS["bury"].sha.encode(),))
+        with pytest.raises(pressure.PayloadError):
+            shaky.get(timeout=WAIT)
+        assert fault.struck
+        assert len(q.dead_letters) == 1
+        shaky.disconnect()
 
 
 # Many at once
