@@ -297,19 +297,20 @@ class Core(Generic[L]):
         back; unless they were acknowledged."""
         for ahead in popped:
             ahead.session.stale = True
-            for place in (ahead.session.opening, ahead.session.pending):
+            for place in (ahead.session.opening, ahead.session.pending, ahead.session.aside):
                 with contextlib.suppress(ValueError):
                     place.remove(ahead.mark)
 
     def on_the_way(self, session: Session[L]) -> list[tuple[str, bytes]]:
-        """Kind and tag of the items of a session that were fetched and not yet handed out."""
+        """Kind and tag of the items of a session that were fetched and not yet handed out, or not
+        to a caller whom its next command could acknowledge them for."""
         with self._moving:
             waiting = [
                 one.mark
                 for one in self.buffer
                 if one.session is session and one.life == session.life
             ]
-            return waiting + session.opening
+            return waiting + session.opening + session.aside
 
     def store_ahead(
         self, session: Session[L], kind: str, items: Iterable[bytes], at: float | None = None

@@ -23,6 +23,7 @@ from pressure.link import Link
 from pressure.prefetch import Prefetch
 from pressure.protocol import Command
 from pressure.requests import Flow
+from pressure.retry import Broken
 from pressure.session import Session, in_doubt
 
 __all__ = ["Handle"]
@@ -49,6 +50,7 @@ class Handle:
         self._borrowed = 0
         self._settling: list[Session[Link]] = []
         self._giving_back = False
+        self._aside = threading.Lock()
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
         self._control = _Control(self.address)
@@ -105,6 +107,16 @@ class Handle:
 
     def _pool_of(self, session: Session[Link]) -> list[Session[Link]]:
         return self._consumers if session.known or session.stale else self._others
+
+    def owe(self, session: Session[Link], mark: tuple[str, bytes]) -> None:
+        """An item was handed out that the session holds, which was not borrowed for that: it is to
+        be acknowledged."""
+        with self._lock:
+            if session in self._consumers:
+                session.pending.append(mark)
+            else:
+                # Who is using it may have sent what was pending, and be blocked now.
+                session.aside.append(mark)
 
     def keep_up(self) -> None:
         """Have the keeper look at this handle soon."""
@@ -170,11 +182,13 @@ class Handle:
         if now - core.kept_since() >= keeper.TICK:
             self.give_back_ahead()
         self._look_after(self._idle(now), self._settle)
+        self._acknowledge_aside()
         with self._lock:
             active = (
                 bool(core.buffer)
                 or self.prefetch.under_way
                 or any(session.pending or session.stale for session in self._consumers)
+                or any(session.aside for session in core.sessions)
             )
             # Sessions in use may leave something behind when they are released, which wakes us.
         if self.core.consumers():
@@ -226,10 +240,31 @@ class Handle:
         self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
 
     def flush_idle(self) -> None:
-        """Send what waits in all sessions that nobody is using, also after a lost reply."""
+        """Send what waits in all sessions that nobody is using, also after a lost reply, and what
+        does not wait for those that are in use."""
         self.prefetch.finish()
         due = self._borrow(lambda session: bool(session.pending) or session.stale)
         self._look_after(due, self._settle)
+        self._acknowledge_aside()
+
+    def _acknowledge_aside(self) -> None:
+        """Acknowledge what was handed out of sessions that were in use. What can't be is left for
+        the next time."""
+        # Bounded, since the garbage collector may come here at any time.
+        if not any(session.aside for session in list(self.core.sessions)) or not (
+            self._aside.acquire(timeout=FAREWELL)
+        ):
+            return
+        try:
+            for session in list(self.core.sessions):
+                marks = list(session.aside)
+                # One that is stale takes a new name first, or finds that all is lost.
+                if marks and not session.stale:
+                    upkeep.acknowledge_aside(self.core, session, marks, self.ask_aside)
+        except (Broken, PressureError):
+            pass
+        finally:
+            self._aside.release()
 
     def give_back_ahead(self) -> None:
         # What is under way comes after what is here, and must not be handed out before it.
@@ -301,6 +336,7 @@ class Handle:
         """Acknowledge, give back and sign off, then close all idle connections."""
         away = False
         self.prefetch.finish(0.0)
+        self._acknowledge_aside()
         if self.core.buffer:
             try:
                 self.give_back_ahead()

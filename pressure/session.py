@@ -38,6 +38,7 @@ class Session(Generic[L]):
     __slots__ = (
         "_stale",
         "adopted_ahead",
+        "aside",
         "borrower",
         "collected",
         "confirmed",
@@ -83,6 +84,9 @@ class Session(Generic[L]):
         # notices of it, share a tag.
         self.marks: dict[bytes, tuple[bytes, ...]] = {}
         self.opening: list[tuple[str, bytes]] = []
+        # What was handed out while another thread was using the session: it is acknowledged over
+        # another connection, for this one may be blocked.
+        self.aside: list[tuple[str, bytes]] = []
         self.unsure: tuple[int, Acks] = 0, Acks()
         self.adopted_ahead = 0
         self.process = os.getpid()
@@ -121,6 +125,7 @@ class Session(Generic[L]):
         self.moved = 0
         self.unsure = 0, Acks()
         self.pending.clear()
+        self.aside.clear()
         self.leased.clear()
         self.marks.clear()
 

@@ -110,9 +110,8 @@ class Taker:
                     del popped[-number:]
                     break
             objects = [obj for _, obj in read]
-            for session in {one.session for one in popped}:
-                mine = [one.mark for one, _ in read if one.session is session]
-                session.pending.extend(mine)
+            for one, _ in read:
+                self._handle.owe(one.session, one.mark)
             for session in {one.session for one in popped}:
                 core.moved_many([one for one in popped if one.session is session])
         except PayloadError:
@@ -189,7 +188,7 @@ class Taker:
         try:
             obj = self._read(ahead)
             if obj is not items.SKIPPED:
-                ahead.session.pending.append(ahead.mark)
+                self._handle.owe(ahead.session, ahead.mark)
         finally:
             core.moved(ahead)
         self._handle.keep_up()

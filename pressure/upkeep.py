@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pressure import flows
 from pressure.core import Ahead, Core
+from pressure.errors import PressureError
 from pressure.flows import retire
 from pressure.protocol import Acks, Command, Status
 from pressure.requests import Flow, Sleep
-from pressure.retry import Disconnected
+from pressure.retry import Broken, Disconnected
 from pressure.session import Session
 
 __all__ = [
     "ADOPTION",
     "acknowledge",
+    "acknowledge_aside",
     "end_lease",
     "give_back_ahead",
     "hand_back",
@@ -39,6 +43,39 @@ def acknowledge(core: Core[Any], session: Session[Any]) -> Flow[None]:
     except BaseException:
         session.doubt(number, acks)
         raise
+
+
+def acknowledge_aside(
+    core: Core[Any],
+    session: Session[Any],
+    marks: Sequence[tuple[str, bytes]],
+    ask: Callable[[Command], Any],
+) -> None:
+    """Send what a session is to acknowledge aside with `ask`: once, over another connection. It has
+    no number, for the session's own commands might be ahead of that."""
+    consumer = session.consumer
+    done = False
+    try:
+        kinds, tags = zip(*marks, strict=True)
+        reply = ask(core.protocol.ack(consumer, Acks("".join(kinds), tags)))
+        done = reply[0] != Status.LOST
+        if not done and not session.stale and session.consumer == consumer:
+            # Else the session has a new name, or is about to take it on.
+            core.forfeited += 1
+            session.forfeit()
+    except BaseException as exc:
+        refused = isinstance(exc, PressureError) or (isinstance(exc, Broken) and not exc.sent)
+        if core.raw and not refused:
+            # Raw items may be alike, and a repeat might acknowledge another: if it was not done,
+            # the session finds them, and they come again.
+            done = session.stale = True
+            core.forfeited += 1
+        raise
+    finally:
+        for mark in marks if done else ():
+            # Not before, or else it would seem unseen to an adoption that comes in between.
+            with contextlib.suppress(ValueError):
+                session.aside.remove(mark)
 
 
 def settle(core: Core[Any], session: Session[Any]) -> Flow[None]:

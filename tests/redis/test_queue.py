@@ -470,6 +470,124 @@ def test_an_item_is_buried_although_the_reply_to_that_is_lost(
         shaky.disconnect()
 
 
+# One handle, used by several threads
+
+
+class Slow:
+    """It is unpickled once `go` is set."""
+
+    reading: ClassVar[threading.Event]
+    go: ClassVar[threading.Event]
+
+    def __reduce__(self) -> Any:
+        return Slow.read, ()
+
+    @classmethod
+    def read(cls) -> str:
+        cls.reading.set()
+        assert cls.go.wait(WAIT)
+        return "slow"
+
+
+@pytest.mark.parametrize("how", ["get", "get_many"])
+def test_what_is_read_while_another_thread_waits_with_its_session(q: Queue, how: str) -> None:
+    Slow.reading, Slow.go = threading.Event(), threading.Event()
+    many = ["second"] if how == "get_many" else []
+    q.put_many(["first", *many, Slow()])
+    assert q._taker.get(None, 3) == "first"
+    getting = in_thread(lambda: q.get_many(2, WAIT) if many else [q.get(timeout=WAIT)])
+    assert Slow.reading.wait(WAIT)
+    waiting = in_thread(lambda: q.get(timeout=WAIT))
+    blocked(q, 1)
+    Slow.go.set()
+    assert getting() == [*many, "slow"]
+    for _ in range(len(many) + 2):
+        q.task_done()
+    with pytest.raises(ValueError):
+        q.task_done()
+    q.join(timeout=WAIT)
+    q.put("end")
+    assert waiting() == "end"
+    q.task_done()
+    q.join(timeout=WAIT)
+
+
+@pytest.fixture
+def in_use(make: Callable[..., Queue]) -> Callable[[str], tuple[Queue, Session[Any]]]:
+    """Makes a queue whose items b"1" and b"2" were handed out, while their session is in use."""
+
+    def prepare(codec: str) -> tuple[Queue, Session[Any]]:
+        q = make(codec=codec)
+        q.create()
+        q.put_many([b"1", b"2"])
+        core, handle = q._core, q._handle
+        handle.call(flows.describe(core))
+        session = handle.acquire(taking=True)
+        taken = handle.run(flows.take(core, session, 2, None), session)
+        for item in taken.items:
+            handle.owe(session, ("g", core.tag_of(item)))
+        return q, session
+
+    return prepare
+
+
+InUse = Callable[[str], tuple[Queue, Session[Any]]]
+
+
+@pytest.mark.parametrize("codec", ["pickle", "raw"])
+@pytest.mark.parametrize("lost", ["nothing", "connection", "request", "reply"])
+def test_an_acknowledgement_aside_may_be_lost(
+    in_use: InUse, monkeypatch: pytest.MonkeyPatch, codec: str, lost: str
+) -> None:
+    q, session = in_use(codec)
+    handle = q._handle
+    ask = handle.ask_aside
+
+    def lose(command: Command) -> object:
+        if lost in ("nothing", "reply"):
+            reply = ask(command)
+        if lost != "nothing":
+            raise Broken(OSError("lost"), sent=lost != "connection")
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handle, "ask_aside", lose)
+        handle.flush_idle()
+    handle.flush_idle()
+    assert not session.aside
+    handle.release(session)
+    # Who can't know whether alike items were acknowledged lets them come again.
+    again = [b"1", b"2"] if (codec, lost) == ("raw", "request") else []
+    assert [q.get(timeout=WAIT) for _ in again] == again
+    assert q.empty()
+    q.task_done()
+    q.task_done()
+    q.join(timeout=WAIT)
+
+
+def test_what_is_acknowledged_aside_may_be_forfeited(
+    in_use: InUse, make: Callable[..., Queue]
+) -> None:
+    used, session = in_use("pickle")
+    q = make()
+    q._handle.ask(q._core.protocol.reap(session.consumer, force=True))
+    used._handle.flush_idle()
+    assert session.stale and used._core.forfeited == 1
+    used._handle.release(session)
+    assert [q.get(timeout=WAIT) for _ in range(2)] == [b"1", b"2"]
+    assert eventually(lambda: not (session.stale or session.aside))
+
+
+def test_what_is_acknowledged_aside_is_found_under_a_new_name(in_use: InUse) -> None:
+    q, session = in_use("pickle")
+    session.stale = True
+    q._handle.flush_idle()
+    assert len(session.aside) == 2
+    q._handle.release(session)
+    assert eventually(lambda: not session.aside)
+    assert q.empty() and q.unfinished_tasks == 2
+
+
 # Many at once
 
 
