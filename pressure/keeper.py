@@ -50,24 +50,26 @@ class _Keeper:
         self.reset()
 
     def reset(self) -> None:
-        # Reentrant, since the garbage collector may call `wake` while it is held.
-        self.condition = threading.Condition(threading.RLock())
+        # Reentrant, since the garbage collector may call `wake` while it is held. Callers take the
+        # lock itself: the condition's `with` is Python, and Ctrl-C in it would leave the lock held.
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         # Those that owe the server something: their owner may have dropped them.
         self.owing: set[Kept] = set()
         self.thread: threading.Thread | None = None
         self.due = float("inf")
 
     def keep(self, handle: Kept) -> None:
-        with self.condition:
+        with self.lock:
             self.handles.add(handle)
 
     def wake(self, at: float, owing: Kept | None) -> None:
         if owing is not None and owing not in self.owing:
-            with self.condition:
+            with self.lock:
                 self.owing.add(owing)
         if self.thread is not None and self.due <= at:
             return
-        with self.condition:
+        with self.lock:
             self.due = min(self.due, at)
             self.condition.notify()
         if self.thread is None and not collecting():
@@ -84,13 +86,13 @@ class _Keeper:
 
     def _loop(self) -> None:
         me = threading.current_thread()
-        with self.condition:
+        with self.lock:
             if self.thread is not None:
                 # Another one was started at the same time.
                 return
             self.thread = me
         while True:
-            with self.condition:
+            with self.lock:
                 if self.thread is not me:
                     return
                 delay = self.due - time.monotonic()
@@ -105,20 +107,20 @@ class _Keeper:
                 handles = list(self.handles)
             due = self._maintain_all(handles)
             handles.clear()
-            with self.condition:
+            with self.lock:
                 self.due = min(self.due, due)
 
     def _maintain_all(self, handles: list[Kept]) -> float:
         due = float("inf")
         for handle in handles:
-            with self.condition:
+            with self.lock:
                 owed = handle in self.owing
                 # First, so that a call that ends meanwhile adds it again.
                 self.owing.discard(handle)
             again_at = _maintain(handle)
             due = min(due, again_at)
             if owed and again_at <= time.monotonic() + ACTIVE:
-                with self.condition:
+                with self.lock:
                     self.owing.add(handle)
         return due
 

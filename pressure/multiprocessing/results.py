@@ -60,11 +60,13 @@ class AsyncResult(Job):
         error_callback: Callback = None,
     ) -> None:
         super().__init__(pool, forget)
-        self._lock = threading.Lock()
+        # Reentrant, as a condition needs it to wake with the lock held even if Ctrl-C comes.
+        self._lock = threading.RLock()
         self._settled = False
         self._ready = False
-        # Made when somebody waits: most look when it is done.
-        self._event: threading.Event | None = None
+        # Made when somebody waits: most look when it is done. Not an event, which can be left
+        # locked by Ctrl-C, for whoever sets it.
+        self._change: threading.Condition | None = None
         self._outcome: Outcome = (False, None)
         self._callbacks = callback, error_callback
 
@@ -85,8 +87,8 @@ class AsyncResult(Job):
         with self._lock:
             if self._ready:
                 return
-            event = self._event = self._event or threading.Event()
-        event.wait(timeout)
+            change = self._change = self._change or threading.Condition(self._lock)
+            change.wait_for(self.ready, timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, or what the call raised. Raises `multiprocessing.TimeoutError` if it isn't
@@ -121,9 +123,8 @@ class AsyncResult(Job):
         finally:
             with self._lock:
                 self._ready = True
-                event = self._event
-            if event is not None:
-                event.set()
+                if self._change is not None:
+                    self._change.notify_all()
             self._complete()
 
 
@@ -176,9 +177,11 @@ class IMapIterator(Job):
 
     def __init__(self, pool: object, forget: Callable[[Job], None], *, ahead: int) -> None:
         super().__init__(pool, forget)
-        lock = threading.Lock()
-        self._condition = threading.Condition(lock)
-        self._room = threading.Condition(lock)
+        # Callers take the lock itself: a condition's `with` is Python, and Ctrl-C in it would leave
+        # the lock held.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
         self._ahead = ahead
         self._begun = 0
         self._done = 0
@@ -198,7 +201,7 @@ class IMapIterator(Job):
     def next(self, timeout: float | None = None) -> Any:
         """The next result. Raises `multiprocessing.TimeoutError` if it isn't there within `timeout`
         seconds, and `StopIteration` at the end."""
-        with self._condition:
+        with self._lock:
             while not self._current:
                 if not self._ready and not self._is_over():
                     self._condition.wait_for(lambda: self._ready or self._is_over(), timeout)
@@ -221,7 +224,7 @@ class IMapIterator(Job):
 
     def wait_for_room(self) -> bool:
         """Wait, before one more call begins, until few enough are under way. False: stop."""
-        with self._condition:
+        with self._lock:
             if self._begun - self._done >= self._ahead:
                 # For much room: to be woken for each call would cost more than the call.
                 self._room.wait_for(
@@ -232,7 +235,7 @@ class IMapIterator(Job):
 
     def end(self, length: int, error: BaseException | None) -> None:
         """There are `length` calls, after which the iterable ended or raised `error`."""
-        with self._condition:
+        with self._lock:
             if self._length is not None:
                 return
             self._length = length
@@ -243,7 +246,7 @@ class IMapIterator(Job):
             self._complete()
 
     def put(self, index: int, outcome: Outcome) -> None:
-        with self._condition:
+        with self._lock:
             if self._done == self._length:
                 return
             self._done += 1
@@ -263,7 +266,7 @@ class IMapIterator(Job):
             self._turn += 1
 
     def abandon(self, error: BaseException) -> None:
-        with self._condition:
+        with self._lock:
             if self._is_over():
                 return
             self._length = self._done

@@ -49,9 +49,11 @@ class Staff:
         self.executor = executor
         self.local = local
         self._pid = os.getpid()
-        # Reentrant: a collection in here may end another job's or pool's life.
-        self._condition = threading.Condition(threading.RLock())
-        # Guarded by the condition:
+        # Reentrant: a collection in here may end another job's or pool's life. Callers take the
+        # lock itself: the condition's `with` is Python, and Ctrl-C in it would leave the lock held.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
+        # Guarded by the lock:
         self._jobs: set[Job] = set()
         # Of calls that daemons run, which only an order can end.
         self._remote: set[Future[bytes]] = set()
@@ -66,14 +68,14 @@ class Staff:
 
     def watch(self, job: Job) -> None:
         """A job begins. Raises `ValueError` after `close` and `terminate`."""
-        with self._condition:
+        with self._lock:
             if self._closed or self._terminated:
                 raise ValueError("Pool not running")
             self._jobs.add(job)
 
     def forget(self, job: Job) -> None:
         """A job is complete."""
-        with self._condition:
+        with self._lock:
             self._jobs.discard(job)
 
     def send(self, job: Job, index: int, pack: Callable[[], bytes]) -> None:
@@ -84,13 +86,13 @@ class Staff:
             job.put(index, (False, exc))
             return
         if not self.local:
-            with self._condition:
+            with self._lock:
                 self._remote.add(future)
             future.add_done_callback(self._answered)
         future.add_done_callback(lambda done: job.put(index, _outcome(done)))
 
     def _answered(self, future: Future[bytes]) -> None:
-        with self._condition:
+        with self._lock:
             self._remote.discard(future)
 
     def send_chunks(
@@ -128,7 +130,7 @@ class Staff:
         self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
     ) -> None:
         """Send the calls of an `imap` from a thread of its own, since its iterable may block."""
-        with self._condition:
+        with self._lock:
             self._feeders += 1
         thread = threading.Thread(
             target=self._feed, args=(job, func, iterable, size), name="pressure feeder", daemon=True
@@ -164,7 +166,7 @@ class Staff:
             self._fed()
 
     def _fed(self) -> None:
-        with self._condition:
+        with self._lock:
             self._feeders -= 1
             finished = self._closed and not self._feeders
             self._condition.notify_all()
@@ -173,7 +175,7 @@ class Staff:
 
     def close(self) -> None:
         """No more jobs will come."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             finished = not self._feeders
         if finished:
@@ -181,14 +183,14 @@ class Staff:
 
     def join(self) -> None:
         """After `close` or `terminate`: wait until all is done and the processes are gone."""
-        with self._condition:
+        with self._lock:
             self._condition.wait_for(lambda: not self._feeders or self._terminated)
         self.executor.shutdown(wait=True)
         _working.discard(self)
 
     def terminate(self) -> None:
         """Kill what runs and drop what waits. Doesn't wait."""
-        with self._condition:
+        with self._lock:
             self._terminated = True
             jobs, self._jobs = self._jobs, set()
             remote, self._remote = self._remote, set[Future[bytes]]()
