@@ -59,7 +59,9 @@ class Prefetch:
     def __init__(self, core: Core[Link], sessions: _Sessions) -> None:
         self._core = core
         self._sessions = sessions
-        self._lock = threading.Lock()
+        # Reentrant, so that a thread can tell whether it has it, which Ctrl-C may keep it from
+        # noting; it is never taken twice.
+        self._lock = threading.RLock()
         self._asked: _Asked | None = None
         self.at = -1
         """With so few items left in the buffer, it is time to ask for more; -1: never."""
@@ -76,19 +78,32 @@ class Prefetch:
     def ask(self, count: int, *, in_order: bool) -> None:
         """Ask for up to `count` items, unless that is under way, or no session is fit for it.
         `in_order`: all that was handed out was so by one thread, in the order of taking."""
-        if self._asked is not None or not self._lock.acquire(blocking=False):
+        lock = self._lock
+        if self._asked is not None or lock._is_owned():  # type: ignore[attr-defined]
             return
+        # Ctrl-C may come when the lock is there and that isn't known yet (None).
+        held: bool | None = None
         try:
-            self.at = -1
-            session = self._sessions.acquire(taking=True)
-            try:
-                if _is_fit(session):
-                    self._send(session, count, in_order)
-            finally:
-                if self._asked is None:
-                    self._sessions.release(session)
+            held = lock.acquire(blocking=False)
+            if held and self._asked is None:
+                self._ask(count, in_order)
         finally:
-            self._lock.release()
+            if held is not False:
+                # Nothing may be called before this: Ctrl-C would come there.
+                try:  # noqa: SIM105
+                    lock.release()
+                except RuntimeError:
+                    pass
+
+    def _ask(self, count: int, in_order: bool) -> None:
+        self.at = -1
+        session = self._sessions.acquire(taking=True)
+        try:
+            if _is_fit(session):
+                self._send(session, count, in_order)
+        finally:
+            if self._asked is None:
+                self._sessions.release(session)
 
     def _send(self, session: Session[Link], count: int, in_order: bool) -> None:
         core = self._core
@@ -129,6 +144,9 @@ class Prefetch:
         """
         if not self.under_way:
             return False
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # By what this was called from: a signal's handler, or a finalizer, came in its midst.
+            raise RuntimeError("a queue was used from within its own get, which isn't over")
         with self._lock:
             if self._asked is None:
                 # Another thread was quicker.
@@ -138,15 +156,25 @@ class Prefetch:
     @contextmanager
     def suspended(self, until: float) -> Iterator[None]:
         """`finish`, and let nothing be under way for the duration of the block."""
-        # Bounded, since the garbage collector may come here at any time.
-        locked = self._lock.acquire(timeout=LAST_TRY)
+        lock = self._lock
+        if lock._is_owned():  # type: ignore[attr-defined]
+            # The garbage collector has come in the midst of it.
+            yield
+            return
+        # As in `ask`.
+        held: bool | None = None
         try:
-            if locked and self._asked is not None:
+            # Bounded, since the garbage collector may come here at any time.
+            held = lock.acquire(timeout=LAST_TRY)
+            if held and self._asked is not None:
                 self._receive(self._asked, until)
             yield
         finally:
-            if locked:
-                self._lock.release()
+            if held is not False:
+                try:  # noqa: SIM105
+                    lock.release()
+                except RuntimeError:
+                    pass
 
     def _receive(self, asked: _Asked, until: float | None) -> bool:
         """Read the reply; the caller holds the lock."""
