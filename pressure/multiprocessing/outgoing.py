@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from pressure import items
 from pressure.errors import PressureError
@@ -25,6 +25,7 @@ from pressure.session import Session
 __all__ = ["MOST", "REPLY_PATIENCE", "Outgoing"]
 
 log = logging.getLogger("pressure")
+T = TypeVar("T")
 
 MOST = 512
 MOST_BYTES = 256 * 1024
@@ -37,7 +38,9 @@ class Outgoing:
     """The buffer of one handle in one process, and the sends from it.
 
     `_sending` is held by whoever sends or reads a reply. Never wait for it with `_mutex`, which
-    keeps the buffer and the number of reserved places together.
+    keeps the buffer and the number of reserved places together. Both are reentrant, so that a
+    thread can tell whether it has one, which Ctrl-C may keep it from noting; but nothing is sent in
+    the midst of another send (`_refuse_reentry`).
     """
 
     def __init__(self, remote: Remote, *, reserves: bool) -> None:
@@ -50,8 +53,8 @@ class Outgoing:
         self._bodies: deque[bytes] = deque()
         self._under_way: list[bytes] = []
         self._places = 0
-        self._mutex = threading.Lock()
-        self._sending = threading.Lock()
+        self._mutex = threading.RLock()
+        self._sending = threading.RLock()
         self._session: Session[Link] | None = None
         # A send that is not finished: its last request, and its flow. `posted` says that the
         # request was sent, and its reply is to be read.
@@ -59,6 +62,12 @@ class Outgoing:
         self._posted = False
         self._sends = 0
         self._failure: Exception | None = None
+
+    def _refuse_reentry(self) -> None:
+        """Before waiting for `_sending`: the handler of a signal, or a finalizer, may have come in
+        the midst of a send of its own thread, which can't go on before it returns."""
+        if self._sending._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError("a queue was used from within its own put, which isn't over")
 
     def _collect(self, patience: float) -> bool:
         """Read the reply to what was posted; False if it is not there, or there is trouble, which
@@ -122,17 +131,19 @@ class Outgoing:
 
     # Counting
 
-    @contextmanager
-    def counted(self) -> Iterator[int]:
-        """How many items are here and not at the server, while that cannot change."""
+    def counted(self, look: Callable[[int], T]) -> T:
+        """Call `look` with how many items are here and not at the server, while that cannot
+        change."""
+        self._refuse_reentry()
         with self._sending:
             if self._posted:
                 self._collect(REPLY_PATIENCE)
-            yield len(self._bodies) + len(self._under_way)
+            return look(len(self._bodies) + len(self._under_way))
 
     def settle(self) -> None:
         """Send what is buffered and free the places that are left, before a look at the server."""
         if self._bodies or self._places or self._cut_short:
+            self._refuse_reentry()
             with self._sending:
                 self._send_all()
                 self._free_places()

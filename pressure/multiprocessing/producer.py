@@ -50,6 +50,11 @@ QUICK = 0.01
 FLUSH_PRIORITY = -5
 """At exit after the children were joined, as the standard library's feeders."""
 RETRY = 0.05
+GRACE = 10.0
+"""At exit, how much longer (seconds) than for a lost server a feeder that sends nothing is waited
+for: it gives up between two attempts, which have their own time-outs."""
+LOOK = 1.0
+"""How often (seconds) is looked meanwhile whether it gets on."""
 PLACES_KEEP = 0.005
 """After this long (seconds) without a put, the places that are left are freed."""
 
@@ -65,8 +70,10 @@ class Producer(Outgoing):
         """Start over, as in a forked child: what is buffered here is the parent's to send."""
         super().reset()
         self._hold = 0
-        # Reentrant, since the garbage collector may come here at any time.
-        self._work = threading.Condition(threading.RLock())
+        # Reentrant, since the garbage collector may come here at any time. Callers take the lock
+        # itself: the condition's `with` is Python, and Ctrl-C in it would leave the lock held.
+        self._work_lock = threading.RLock()
+        self._work = threading.Condition(self._work_lock)
         self._asleep = False
         self._dozing = False
         self._closing = False
@@ -96,14 +103,30 @@ class Producer(Outgoing):
         if now - self._last > PAUSE:
             self._interval = 0.0
         self._bodies.append(body)
-        if now - self._posted_at >= self._interval and self._sending.acquire(blocking=False):
-            try:
-                self._post(now)
-            finally:
-                self._sending.release()
+        if now - self._posted_at >= self._interval:
+            self._post_if_free(now)
         self._alert()
         self._last = time.monotonic()
         return True
+
+    def _post_if_free(self, now: float) -> None:
+        """`_post`, unless somebody is sending: another thread, or what this one was called from."""
+        sending = self._sending
+        if sending._is_owned():  # type: ignore[attr-defined]
+            return
+        # Ctrl-C may come when the lock is there and that isn't known yet (None).
+        held: bool | None = None
+        try:
+            held = sending.acquire(blocking=False)
+            if held:
+                self._post(now)
+        finally:
+            if held is not False:
+                # Nothing may be called before this: Ctrl-C would come there.
+                try:  # noqa: SIM105
+                    sending.release()
+                except RuntimeError:
+                    pass
 
     def _put_exactly(self, body: bytes, until: float | None) -> bool:
         with self._mutex:
@@ -131,6 +154,7 @@ class Producer(Outgoing):
         """Send what is buffered and this item, and reserve places for the next ones. If the caller
         has waited for room in a queue (its generation), the item gets into no other."""
         core = self._remote.core
+        self._refuse_reentry()
         with self._sending:
             if waited_for and core.generation != waited_for:
                 # Another thread has found out that it was made anew.
@@ -147,13 +171,13 @@ class Producer(Outgoing):
                 quick = now - self._reserved_at < QUICK
                 self._hold = min(max(1, self._hold * 2), MOST) if quick else 0
                 self._reserved_at = now
-            with self._mutex:
-                batch = list(self._bodies)
-                self._bodies.clear()
-                self._places = 0
-                self._under_way = batch
             session.hold = self._hold if self._reserves else -1
             try:
+                with self._mutex:
+                    # Without a call in between: a signal's handler may raise there, or put.
+                    self._under_way = batch = [*self._bodies]
+                    self._places = 0
+                    self._bodies.clear()
                 flow = items.put_bodies(
                     core, session, [*batch, body], flows.AT_ONCE, waited=bool(waited_for)
                 )
@@ -211,7 +235,7 @@ class Producer(Outgoing):
             self._wake_feeder()
 
     def _wake_feeder(self) -> None:
-        with self._work:
+        with self._work_lock:
             if self._thread is None:
                 self._start()
             self._work.notify()
@@ -224,7 +248,7 @@ class Producer(Outgoing):
         self._thread = thread
 
     def _feed(self) -> None:
-        with self._work:
+        with self._work_lock:
             if self._thread is None:
                 # Who started this thread was cut short before it could say so.
                 self._thread = threading.current_thread()
@@ -251,7 +275,7 @@ class Producer(Outgoing):
     def _await_work(self) -> bool:
         """Wait until there is something to do that the putting thread doesn't do. False once the
         handle is closed and all is sent."""
-        with self._work:
+        with self._work_lock:
             while True:
                 before = self._sends
                 if self._bodies or self._places:
@@ -307,12 +331,22 @@ class Producer(Outgoing):
             finalizer.cancel()
 
     def _finish(self) -> None:
-        """The process ends: wait for the feeder, but not for ever if the server is away."""
+        """The process ends: wait for the feeder, for as long as it gets on. If the server is away
+        it gives up by itself."""
         self._finalizer = None
-        self._deadline = time.monotonic() + self._remote.core.settings.reconnect_timeout
+        patience = self._remote.core.settings.reconnect_timeout
+        self._deadline = time.monotonic() + patience
         self.abandon()
-        if self._thread is not None:
-            self._thread.join()
+        thread, sends = self._thread, self._sends
+        until = self._deadline + GRACE
+        while thread is not None and thread.is_alive():
+            thread.join(min(LOOK, max(0.0, until - time.monotonic())))
+            if self._sends != sends:
+                sends, until = self._sends, time.monotonic() + patience + GRACE
+            elif time.monotonic() >= until:
+                left = len(self._bodies) + len(self._under_way)
+                log.warning("queue %s: %d items are perhaps lost", self._remote.core.name, left)
+                return
 
     def _release(self) -> None:
         self.forget_exit()

@@ -114,22 +114,23 @@ class Queue(_Handle[T]):
 
     def qsize(self) -> int:
         """How many items are in the queue; what this process has buffered counts."""
-        with self._producer.counted() as buffered:
-            return self._remote.size().length + buffered
+        return self._producer.counted(lambda buffered: self._remote.size().length + buffered)
 
     def empty(self) -> bool:
         if self._closed and self._producer.used:
             raise OSError("handle is closed")
-        with self._producer.counted() as buffered:
-            return buffered == 0 and self._remote.size(1).length == 0
+        return self._producer.counted(
+            lambda buffered: buffered == 0 and self._remote.size(1).length == 0
+        )
 
     def full(self) -> bool:
         bound = self._remote.bound
         if not bound:
             return False
         self._producer.settle()
-        with self._producer.counted() as buffered:
-            return self._remote.size(bound - buffered).length + buffered >= bound
+        return self._producer.counted(
+            lambda buffered: self._remote.size(bound - buffered).length + buffered >= bound
+        )
 
     def close(self) -> None:
         """This handle is not used any more. What it has buffered is still sent."""
