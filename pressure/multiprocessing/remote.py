@@ -201,7 +201,11 @@ class Remote:
         try:
             obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:
-                session.pending.append(mark)
+                if self._thread > 0:
+                    session.pending.append(mark)
+                else:
+                    # Another thread may be blocked with the session.
+                    self.handle.owe(session, mark)
         except PayloadError:
             raise
         except BaseException:

@@ -607,3 +607,28 @@ def test_a_process_forks_while_a_queue_is_made(
     made.close()
     made.delete()
     assert said == [0]
+
+
+def test_an_item_handed_out_while_another_thread_has_its_session_is_done(url: str) -> None:
+    made: Any = mp.JoinableQueue(url=url)
+    try:
+        for item in "ab":
+            made.put(item)
+        far = made._remote
+        core, handle = far.core, far.handle
+        session = handle.acquire(taking=True)
+        taken = handle.run(flows.take(core, session, 2, None), session)
+        core.store_ahead(session, "g", taken.items)
+        # Two threads have got something, and the other one is blocked with the session.
+        far._thread = -1
+        assert [made.get(timeout=PATIENCE), made.get(timeout=PATIENCE)] == ["a", "b"]
+        made.task_done()
+        made.task_done()
+        with pytest.raises(ValueError):
+            made.task_done()
+        handle.release(session)
+        made.join()
+    finally:
+        made.close()
+        made.join_thread()
+        made.delete()
