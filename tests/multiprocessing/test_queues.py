@@ -561,6 +561,7 @@ def test_what_is_too_large_is_not_unpickled(shared: Any) -> None:
 
 def test_ctrl_c_while_the_feeder_starts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one all the same, and it ends."""
+    others = set(threading.enumerate())
     made: Any = mp.Queue(url=url)
     start = threading.Thread.start
 
@@ -575,7 +576,8 @@ def test_ctrl_c_while_the_feeder_starts(url: str, monkeypatch: pytest.MonkeyPatc
         made.put(1)
     made.put(2)
     assert [made.get(timeout=20), made.get(timeout=20)] == [1, 2]
-    feeders = [one for one in threading.enumerate() if one.name == "QueueFeederThread"]
+    new = set(threading.enumerate()) - others
+    feeders = [one for one in new if one.name == "QueueFeederThread"]
     made.close()
     ending = threading.Thread(target=made.join_thread, daemon=True)
     ending.start()
