@@ -3,6 +3,9 @@
 `with threading.Condition():` calls two functions written in Python, and a signal handler may run,
 and raise, inside of them: right after the lock was taken, or just before it is released. Then
 nobody gets it any more. This one's `with` calls the lock's own methods, in which none runs.
+
+It is for conditions that others' code enters, as that of a future. Code of our own takes the lock
+that lies under a condition.
 """
 
 from __future__ import annotations

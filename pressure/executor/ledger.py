@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pressure.channel import Record
-from pressure.condition import Condition
 from pressure.executor.answers import Needed, PendingTask
 
 __all__ = ["Batch", "Ledger"]
@@ -40,7 +39,11 @@ class Batch(NamedTuple):
 
 
 class Ledger:
-    """Thread-safe; `lock` guards all of it. `sent` contains `sending`."""
+    """Thread-safe; `lock` guards all of it. `sent` contains `sending`.
+
+    Callers take the lock itself: the conditions' `with` is Python, and Ctrl-C in it would leave the
+    lock held.
+    """
 
     def __init__(self, window: int, most: int, max_pending: int | None) -> None:
         self._window = window
@@ -48,10 +51,10 @@ class Ledger:
         self._max_pending = max_pending
         # Reentrant, since the garbage collector may call `finish` while it is held.
         lock = self.lock = threading.RLock()
-        self.condition = Condition(lock)
+        self.condition = threading.Condition(lock)
         """Notified when the sender has something to do, or is done with something."""
-        self._room = Condition(lock)
-        self._way = Condition(lock)
+        self._room = threading.Condition(lock)
+        self._way = threading.Condition(lock)
         # How many tasks were added since somebody gave way, and whether others did anything since.
         self._in_a_row = 0
         self._progress = False

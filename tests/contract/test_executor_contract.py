@@ -241,14 +241,19 @@ def test_map_keeps_no_result(executor: Executor) -> None:
         assert len(gc.get_referrers(result[1])) <= 2
 
 
-def test_a_map_that_is_dropped_cancels_the_rest(executor: Executor, tmp_path: Path) -> None:
-    task = functools.partial(do.hold_after, "m0", str(tmp_path))
+def run_of_a_dropped_map(executor: Executor, directory: Path) -> int:
+    """Leave a map of 60 calls after the first result, let all go on, and count who did."""
+    task = functools.partial(do.hold_after, "m0", str(directory))
     results = executor.map(task, [f"m{n}" for n in range(60)])
     next(results)
     results.close()  # type: ignore[attr-defined]
-    (tmp_path / "go").touch()
+    (directory / "go").touch()
     concurrent.futures.wait([executor.submit(do.slowly, x) for x in range(4)], WAIT)
-    assert len(list(tmp_path.glob("m*"))) < 30
+    return len(list(directory.glob("m*")))
+
+
+def test_a_map_that_is_dropped_cancels_the_rest(executor: Executor, tmp_path: Path) -> None:
+    assert run_of_a_dropped_map(executor, tmp_path) < 30
 
 
 @pytest.mark.parametrize("attempt", range(10))
@@ -257,13 +262,7 @@ def test_a_dropped_map_also_cancels_what_a_worker_holds(
 ) -> None:
     """Workers that had short tasks take many at once, in some of the attempts all of these."""
     concurrent.futures.wait([executor.submit(do.square, x) for x in range(400)], WAIT)
-    task = functools.partial(do.hold_after, "m0", str(tmp_path))
-    results = executor.map(task, [f"m{n}" for n in range(60)])
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    (tmp_path / "go").touch()
-    concurrent.futures.wait([executor.submit(do.slowly, x) for x in range(4)], WAIT)
-    assert len(list(tmp_path.glob("m*"))) < 10
+    assert run_of_a_dropped_map(executor, tmp_path) < 10
 
 
 @pytest.mark.parametrize("chunksize", [1, 2])
