@@ -15,9 +15,11 @@ from typing import Any
 
 from pressure import flows, lifecycle, parcels
 from pressure.address import Address
+from pressure.blobs import INLINE_BYTES
 from pressure.consuming import Consumer, Sealed, Verdict
 from pressure.content import Buffer, Content
 from pressure.core import Core, Settings
+from pressure.envelope import HEADER_BYTES
 from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.handle import Handle
 from pressure.keys import validate_name
@@ -76,6 +78,9 @@ class Channel:
         self.core: Core[Link] = Core(name, prefix, Opaque(), settings)
         self.core.client_id = self.client_id
         self.core.learn(b"", 0)
+        if reply:
+            # Several answers may come in one item; whoever reads them looks at the size of each.
+            self.core.most_bytes = max(self.core.most_bytes, INLINE_BYTES + HEADER_BYTES)
         self.handle = Handle(self.core, address)
         self._reply = reply
 

@@ -17,7 +17,7 @@ from pressure.codec import Codec
 from pressure.content import Content
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
-from pressure.exchanging import await_one, exchange, let_go, wait_for_one
+from pressure.exchanging import Joined, await_one, exchange, let_go, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys
 from pressure.link import Link
@@ -51,6 +51,11 @@ class Verdict(NamedTuple):
     dead_letter: str = ""
 
 
+Join = Callable[[Sequence[tuple[bytes, bytes]]], bytes]
+"""Makes one answer of several, each with the id of the delivery that it is for."""
+JOINED_BYTES = INLINE_BYTES // 2
+"""Of answers that are joined there are no more bytes than this in an item."""
+
 # Quicker than the class itself, for what is made for each task.
 _outcome: Callable[[tuple[bytes, Keys | None, bytes, str]], Outcome] = partial(
     tuple.__new__, Outcome
@@ -59,10 +64,15 @@ _outcome: Callable[[tuple[bytes, Keys | None, bytes, str]], Outcome] = partial(
 
 class Consumer:
     """One consumer of a channel. Its operations exclude each other by `lock`, which is held also
-    while one of them blocks."""
+    while one of them blocks.
 
-    def __init__(self, handle: Handle) -> None:
+    With `join`, verdicts on all that it holds travel in one item for each client, which it writes
+    and its client reads: what an item costs is shared by them.
+    """
+
+    def __init__(self, handle: Handle, join: Join | None = None) -> None:
         self.handle = handle
+        self._join = join
         self._core = handle.core
         self._session = handle.acquire()
         self.lock = threading.RLock()
@@ -128,12 +138,20 @@ class Consumer:
         all_done = bool(done) and not verdicts and leased == dict.fromkeys(done, 1)
         left = () if all_done else done
         outcomes = [_outcome((id, None, b"", "")) for id in left if id in leased]
-        for verdict in verdicts:
+        joined = self._joined(verdicts) if len(verdicts) > 1 and not outcomes else None
+        for verdict in () if joined is not None else verdicts:
             # Generators cost more than what they mostly do here.
             outcome = self._quick_outcome(verdict)
             outcomes.append(outcome or (yield from self._outcome(verdict)))
         items = yield from exchange(
-            self._core, self._session, outcomes, count, until, wait=wait, all_done=all_done
+            self._core,
+            self._session,
+            outcomes,
+            count,
+            until,
+            wait=wait,
+            all_done=all_done,
+            joined=joined,
         )
         return (yield from self._opened(items))
 
@@ -147,6 +165,34 @@ class Consumer:
             let_go(self._session, items)
             raise
         return deliveries
+
+    def _joined(self, verdicts: Sequence[Verdict]) -> Joined | None:
+        """These with few values, if they are all short answers to clients that are known."""
+        join = self._join
+        if join is None:
+            return None
+        tags = []
+        batches: list[tuple[bytes, list[tuple[bytes, bytes]]]] = []
+        last, size = b"", 0
+        for (id, client_id, *_), answer, dead_letter in verdicts:
+            if dead_letter or type(answer) is not bytes or len(answer) > INLINE_BYTES:
+                return None
+            size += len(answer)
+            if client_id != last or size > JOINED_BYTES:
+                if client_id not in self._codecs:
+                    return None
+                last, size = client_id, len(answer)
+                batches.append((client_id, []))
+            batches[-1][1].append((id, answer))
+            tags.append(id)
+        values = []
+        for client_id, answers in batches:
+            core, codec = self._codecs[client_id]
+            value = codec.pack_record(answers[0][0], join(answers), 0)
+            values.append(_outcome((b"", core.protocol.keys, value, "")))
+        return Joined(
+            tags, values, lambda: [one for one in map(self._quick_outcome, verdicts) if one]
+        )
 
     def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
         delivery, answer, dead_letter = verdict

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from pressure import flows
 from pressure.core import Core
@@ -15,10 +15,22 @@ from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import MARK, Session
 
-__all__ = ["await_one", "exchange", "let_go", "release", "wait_for_one"]
+__all__ = ["Joined", "await_one", "exchange", "let_go", "release", "wait_for_one"]
 
 LONG_SLICE = 3.0
 """The longest block at the server (seconds) of those who exchange: there may be many who idle."""
+
+
+class Joined(NamedTuple):
+    """Outcomes of all that a consumer holds, in its order, whose answers travel several in a value.
+
+    `values` have the reply queues and what goes there; `apart` makes the outcomes one by one, which
+    is needed if something else is held after all.
+    """
+
+    tags: list[bytes]
+    values: Sequence[Outcome]
+    apart: Callable[[], list[Outcome]]
 
 
 def exchange(
@@ -30,10 +42,11 @@ def exchange(
     *,
     wait: bool = True,
     all_done: bool = False,
+    joined: Joined | None = None,
 ) -> Flow[list[bytes]]:
     """Record outcomes and take up to `count` items on lease, blocking until `until` for the first;
     without `wait` not at all, but as one who is about to. `all_done` stands for outcomes without an
-    answer of all that is held.
+    answer of all that is held, `joined` takes the place of outcomes.
 
     After a lost reply it is sent again under a new consumer id, as far as it is about what is held
     still: what was recorded is not, and so not recorded twice. Outcomes of lost leases are dropped.
@@ -43,9 +56,12 @@ def exchange(
     fresh = True
     # The tags of all that is held, if the outcomes are of just that: they need not be sent.
     whole = list(session.leased) if all_done else _whole(session, outcomes)
+    if joined is not None:
+        whole = joined.tags if _holds_just(session, joined.tags) else []
+        outcomes = joined.values if whole else joined.apart()
     while True:
         if session.stale:
-            outcomes, whole = outcomes or _done(whole), []
+            outcomes, whole = _apart(outcomes, whole, joined), []
             held: list[bytes] = []
             found = yield from flows.adopt(core, session, held)
             outcomes = [one for one in outcomes if _holds(session, one[0], held)]
@@ -86,7 +102,7 @@ def exchange(
         status = reply[0]
         if whole and status == Status.EMPTY and reply[1]:
             # That is not all, or something is to be freed with it: then one by one.
-            outcomes, whole = outcomes or _done(whole), []
+            outcomes, whole = _apart(outcomes, whole, joined), []
             continue
         if status in (Status.OK, Status.EMPTY, Status.CLOSED):
             session.known = True
@@ -183,17 +199,25 @@ def release(session: Session[Any], tag: bytes) -> None:
 
 def _whole(session: Session[Any], outcomes: Sequence[Outcome]) -> list[bytes]:
     """The tags of all that is held if the outcomes are of that, in its order, and bury nothing."""
-    leased = session.leased
-    if len(outcomes) != len(leased):
-        return []
     tags = [outcome[0] for outcome in outcomes]
-    if leased != dict.fromkeys(tags, 1) or tags != list(leased):
+    if not _holds_just(session, tags):
         return []
     return [] if any([outcome[3] for outcome in outcomes]) else tags
 
 
-def _done(tags: Sequence[bytes]) -> list[Outcome]:
-    return [Outcome(tag, None, b"") for tag in tags]
+def _holds_just(session: Session[Any], tags: list[bytes]) -> bool:
+    """Whether these, which come once each, are all that is held, in its order."""
+    leased = session.leased
+    return len(tags) == len(leased) and leased == dict.fromkeys(tags, 1) and tags == list(leased)
+
+
+def _apart(
+    outcomes: Sequence[Outcome], whole: Sequence[bytes], joined: Joined | None
+) -> Sequence[Outcome]:
+    """The outcomes one by one, of which `whole` are the tags, if they were said all at once."""
+    if whole and joined is not None:
+        return joined.apart()
+    return outcomes or [Outcome(tag, None, b"") for tag in whole]
 
 
 def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) -> Flow[bytes | None]:

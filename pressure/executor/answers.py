@@ -7,11 +7,12 @@ import contextlib
 import copy
 import logging
 import pickle
+from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
 from typing import Any, Protocol
 
 from pressure.channel import Delivery
-from pressure.content import Content
+from pressure.content import Buffer, Content
 from pressure.executor import pickling
 from pressure.executor.errors import (
     ResultPayloadError,
@@ -22,7 +23,7 @@ from pressure.executor.errors import (
 )
 from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
-from pressure.executor.records import Answer, Kind, unpack_answer
+from pressure.executor.records import Answer, Kind, split_answers, unpack_answer
 
 __all__ = [
     "Needed",
@@ -31,6 +32,7 @@ __all__ = [
     "fresh",
     "outcome",
     "read",
+    "read_all",
     "resolve",
     "settle",
     "start",
@@ -81,12 +83,33 @@ class PendingTask:
         self.deaths: tuple[dict[str, Any], ...] = ()
 
 
-def read(delivery: Delivery) -> Answer | str:
-    """An answer, or why it can't be read."""
+def read_all(deliveries: Iterable[Delivery], most_bytes: int) -> list[tuple[bytes, Answer | str]]:
+    """What these say of their tasks, in order."""
+    found: list[tuple[bytes, Answer | str]] = []
+    for delivery in deliveries:
+        found += read(delivery, most_bytes)
+    return found
+
+
+def read(delivery: Delivery, most_bytes: int) -> list[tuple[bytes, Answer | str]]:
+    """What an item says of each of its tasks: an answer, or why it can't be read. `most_bytes` is
+    what an answer may have."""
     if delivery.error:
-        return delivery.error
+        return [(delivery.id, delivery.error)]
     try:
-        return unpack_answer(delivery.body)
+        several = split_answers(delivery.body)
+        if several is None:
+            return [(delivery.id, _read(delivery.body, most_bytes))]
+        return [(id, _read(record, most_bytes)) for id, record in several]
+    except ValueError as exc:
+        return [(delivery.id, str(exc))]
+
+
+def _read(record: Buffer, most_bytes: int) -> Answer | str:
+    if len(record) > most_bytes:
+        return f"it has {len(record):,} bytes, and max_item_bytes is {most_bytes:,} here"
+    try:
+        return unpack_answer(record)
     except ValueError as exc:
         return str(exc)
 

@@ -19,6 +19,7 @@ from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.post import DEFAULT_BOUND
+from pressure.executor.records import join_answers
 from pressure.racing import Race
 
 __all__ = ["QUIET", "Claimant", "Claims", "OneQueue", "next_count", "settle"]
@@ -66,7 +67,7 @@ class OneQueue(Consumer):
     """The consumer of a worker that serves only this queue."""
 
     def __init__(self, channel: Channel) -> None:
-        super().__init__(channel.handle)
+        super().__init__(channel.handle, join_answers)
         self.channel = channel
 
     def unblock(self) -> None:

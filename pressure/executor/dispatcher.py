@@ -25,7 +25,7 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerUnavailableError,
 )
-from pressure.executor.answers import PendingTask, finish, fresh, read, settle, start
+from pressure.executor.answers import PendingTask, finish, fresh, read_all, settle, start
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
@@ -245,16 +245,15 @@ class Dispatcher:
 
     def _resolve(self, deliveries: Sequence[Delivery]) -> list[bytes]:
         """Resolve futures by what has come; returns the ids of that, for its acknowledgement."""
-        answers = [read(delivery) for delivery in deliveries]
+        answers = read_all(deliveries, self._channel.core.settings.max_item_bytes)
+        self._heavy = self._heavy or any([len(delivery[2]) > HEAVY for delivery in deliveries])
         acks = [delivery[0] for delivery in deliveries]
         begun: list[TaskFuture] = []
         finished: list[tuple[PendingTask, Answer | str]] = []
         ledger, ending = self.ledger, self._ending
         tasks, sent = ledger.tasks, ledger.sent
         with ledger.lock:
-            for task_id, delivery, answer in zip(acks, deliveries, answers, strict=True):
-                if len(delivery[2]) > HEAVY:
-                    self._heavy = True
+            for task_id, answer in answers:
                 task = tasks.get(task_id)
                 if task is None:
                     continue
@@ -276,6 +275,7 @@ class Dispatcher:
         # future's.
         for future in begun:
             start(future)
+        lone = len(answers) == 1
         del answers, begun
         finished.reverse()
         self.resolving = True
@@ -284,7 +284,7 @@ class Dispatcher:
             self._resolve_one(*finished.pop())
         self.resolving = False
         self._ending.send()
-        if len(deliveries) == 1 and not tasks:
+        if lone and not tasks:
             # Who waits for the only task runs now, and not after this thread's next request.
             time.sleep(GIVE_WAY)
         return acks

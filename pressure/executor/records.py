@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ __all__ = [
     "Answer",
     "Kind",
     "Task",
+    "join_answers",
     "pack_answer",
     "pack_task",
+    "split_answers",
     "task_head",
     "unpack_answer",
     "unpack_task",
@@ -48,6 +50,8 @@ _TASK = struct.Struct(">BH")
 _LIMITS = struct.Struct(">dd")
 _ANSWER = struct.Struct(">BHddB")
 _ANSWER_BYTES = _ANSWER.size
+_SEVERAL = struct.Struct(">BH")
+_ONE = struct.Struct(">16sI")
 _TASK_BYTES = _TASK.size
 _LENGTH = struct.Struct(">I")
 
@@ -61,8 +65,12 @@ class Kind(IntEnum):
     BROKEN = 3
     LOST = 4
     ENDED = 5
+    SEVERAL = 6
     STARTED = 16
     DEATH = 17
+
+
+_SEVERAL_KIND = bytes([Kind.SEVERAL])
 
 
 class Task(NamedTuple):
@@ -167,3 +175,31 @@ def unpack_answer(body: Buffer) -> Answer:
     start += _LENGTH.size
     output, payload = bytes(body[start : start + size]), body[start + size :]
     return Answer(kind - OUTPUT, deliveries, started, finished, worker, payload, output)
+
+
+def join_answers(answers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The body of one item that carries several answers, each with the id of its task."""
+    pack = _ONE.pack
+    parts = [_SEVERAL.pack(Kind.SEVERAL, len(answers))]
+    parts += [pack(id, len(record)) for id, record in answers]
+    parts += [record for _, record in answers]
+    return b"".join(parts)
+
+
+def split_answers(body: Buffer) -> list[tuple[bytes, Buffer]] | None:
+    """What `join_answers` joined; None if the body is a single answer. Raises `ValueError` if it is
+    neither."""
+    if body[:1] != _SEVERAL_KIND:
+        return None
+    try:
+        _, count = _SEVERAL.unpack_from(body)
+        end = _SEVERAL.size + count * _ONE.size
+        answers = []
+        for id, length in _ONE.iter_unpack(body[_SEVERAL.size : end]):
+            start, end = end, end + length
+            answers.append((id, body[start:end]))
+    except struct.error as exc:
+        raise ValueError("it is no record of answers") from exc
+    if end != len(body) or len(answers) != count:
+        raise ValueError("it is no record of answers")
+    return answers

@@ -3,7 +3,7 @@
 -- acknowledge them, and take the next ones. An outcome whose item is gone from the taken list is
 -- dropped, since its lease was lost; one whose reply queue is gone is counted as an orphan.
 -- KEYS  base bound closed not_full room generation consumer leases departed taken consumed_messages consumed_bytes prefetched waiters joiners joined blobs dead_letters orphans paused resumed (reply_base reply_bound reply_blobs reply_uploads)...
--- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes (negative: of all that it holds, which are as many items) replies (two bytes per outcome: the number of its four keys, 0: none; two for all if they are of all that it holds and for the same) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why); if they are of all: oldest_tag newest_tag value...
+-- ARGV  generation consumer client lease_ms known ("1": it has taken before) count ttl_ms waiter ("": none, or known) moved (bytes of an item that BLMOVE brought and that was not settled; 0: none) outcomes (negative: of all that it holds, which are as many items) replies (two bytes per outcome: the number of its four keys, 0: none; if they are of all that it holds, two per value, or two if all are for the same) tag... value... (outcome reason)... (numbers of outcomes whose items go to the dead letters, and why); if they are of all: oldest_tag newest_tag value...
 -- reply {OK, dropped, item...} | {EMPTY, dropped, expired} | {EMPTY, outcomes} (it holds others, or one has a blob: nothing was done) | {EMPTY, dropped, expired, 1} (paused) | {CLOSED, dropped} | {ABSENT} | {AGAIN} | {LOST}
 local base, bound, closed, not_full, room, generation, consumer, leases, departed, taken,
   consumed_messages, consumed_bytes, prefetched, waiters, joiners, joined, blobs, dead_letters,
@@ -14,6 +14,7 @@ local expected, id, client, lease_ms, known, count, ttl_ms, waiter, moved, outco
   tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local BEFORE = 11
 local FEW = 16
+local SEVERAL = 6  -- how a body begins that carries several answers; their number follows
 
 local current, pausing = unpack(call('MGET', generation, paused))
 if current ~= expected then
@@ -49,7 +50,7 @@ if whole and #replies == 2 then
   -- As it mostly is: nothing has to be done for each of them.
   if pair_of(1) > 0 then answers[pair_of(1)] = slice(BEFORE + 3, #ARGV) end
 elseif whole then
-  for i = 1, outcomes do answer(i, ARGV[BEFORE + 2 + i]) end
+  for i = 1, #replies / 2 do answer(i, ARGV[BEFORE + 2 + i]) end
 else
   for i = BEFORE + 2 * outcomes + 1, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
   for i, value in ipairs(remove(taken, slice(BEFORE + 1, BEFORE + outcomes), false, outcomes)) do
@@ -78,7 +79,12 @@ for pair, queue in pairs(answers) do
     end
   end
   if lives == -2 then
-    if call('INCRBY', orphans, #queue) == #queue then live_like(bound, orphans) end
+    local many = 0
+    for _, value in ipairs(queue) do
+      local kind, high, low = string.byte(value, BODY, BODY + 2)
+      many = many + (kind == SEVERAL and high * 256 + low or 1)
+    end
+    if call('INCRBY', orphans, many) == many then live_like(bound, orphans) end
   else
     push(reply_base, queue, false)
     if lives > 0 then call('PEXPIRE', reply_base, lives) end

@@ -6,14 +6,18 @@ import re
 
 import pytest
 
+from pressure.channel import Delivery
+from pressure.executor.answers import read
 from pressure.executor.records import (
     CAPTURE,
     LIMITED,
     OUTPUT,
     STORED,
     Kind,
+    join_answers,
     pack_answer,
     pack_task,
+    split_answers,
     unpack_answer,
     unpack_task,
 )
@@ -50,6 +54,38 @@ def test_answers(kind: Kind, output: bytes) -> None:
             unpack_answer(record[:end])
     with pytest.raises(ValueError):
         unpack_answer(bytes([OUTPUT]) + record[1:23])
+
+
+def test_several_answers() -> None:
+    answers = [(b"%016d" % number, b"record" * number) for number in range(3)]
+    joined = join_answers(answers)
+    assert joined[0] == Kind.SEVERAL
+    for body in (joined, memoryview(joined)):
+        assert split_answers(body) == answers
+    for end in range(1, len(joined)):
+        with pytest.raises(ValueError):
+            split_answers(joined[:end])
+    with pytest.raises(ValueError):
+        split_answers(joined + b"x")
+    assert split_answers(b"") is None
+    assert split_answers(bytes([Kind.RESULT]) + joined[1:]) is None
+
+
+def test_one_of_several_answers_cannot_be_read() -> None:
+    good = pack_answer(
+        Kind.RESULT, b"payload", worker=b"h:1", deliveries=0, started=1.5, finished=2.5
+    )
+    assert isinstance(good, bytes)
+    ids = [b"%016d" % number for number in range(4)]
+    records = [good, b"\0bad", good + b"too long", good]
+    body = join_answers(list(zip(ids, records, strict=True)))
+    delivery = Delivery(ids[0], bytes(16), body, 0, 0, 0)
+    read_all = read(delivery, len(good))
+    assert [id for id, _ in read_all] == ids
+    first, bad, long, last = [answer for _, answer in read_all]
+    assert first == last == unpack_answer(good)
+    assert bad == "it is no answer record"
+    assert isinstance(long, str) and "max_item_bytes" in long
 
 
 def test_the_document_lists_kinds_and_flags() -> None:

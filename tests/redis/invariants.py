@@ -17,6 +17,9 @@ import redis
 from pressure import envelope
 from pressure.keys import Keys
 
+SEVERAL = b"\x06"
+"""How a body begins that carries several answers."""
+
 __all__ = ["Ledger", "Snapshot", "Step", "snapshot"]
 
 # Scripts that restore `not_full` and `room` whatever they find.
@@ -133,7 +136,7 @@ def snapshot(client: redis.Redis, keys: Keys, *, raw: bool) -> Snapshot:
             body = b"".join(blobs.get(chunk, b"?") for chunk in chunks)
             if body.endswith(b"?"):
                 raise AssertionError("an item's chunks are gone")
-        item: str = pickle.loads(body).strip("-")
+        item: str = pickle.loads(body[3:] if body[:1] == SEVERAL else body).strip("-")
         charged[item] = parsed.deliveries
         tags[item] = parsed.message_id
         return item

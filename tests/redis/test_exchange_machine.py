@@ -16,7 +16,7 @@ import pickle
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,13 +35,14 @@ from hypothesis.stateful import (
 
 from pressure import blobs, channel, consuming, estate, flows, lifecycle, upkeep
 from pressure.consuming import Consumer, Verdict
+from pressure.content import Buffer
 from pressure.core import Core, Settings
 from pressure.errors import PressureError, QueueClosedError
 from pressure.parcels import Delivery, Record, pack
 from pressure.protocol import Command, Outcome
 from pressure.replies import Opaque, reply_core
 from pressure.requests import Flow
-from tests.redis.invariants import Ledger, Snapshot, Step, snapshot
+from tests.redis.invariants import SEVERAL, Ledger, Snapshot, Step, snapshot
 from tests.redis.stepping import FATES, Actor, Link, Wire, standing_time
 from tests.support.servers import ServerProcess
 
@@ -92,13 +93,24 @@ class Side:
         return snapshot(wire.client, self.core.protocol.keys, raw=False)
 
 
+def join(answers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Several answers as one, which begins as an executor's do."""
+    text = "+".join(pickle.loads(answer) for _, answer in answers)
+    return SEVERAL + len(answers).to_bytes(2, "big") + pickle.dumps(text)
+
+
+def text_of(body: Buffer) -> str:
+    text: str = pickle.loads(body[3:] if body[:1] == SEVERAL else body)
+    return text.strip("-")
+
+
 class Holder:
     """What a worker or a reader was handed and has not said to be done with."""
 
     def __init__(self, actor: Actor, side: Side) -> None:
         self.actor = actor
         self.side = side
-        self.consumer = Consumer(Host(actor))  # type: ignore[arg-type]
+        self.consumer = Consumer(Host(actor), join)  # type: ignore[arg-type]
         self.life = actor.session.life
         self.held: list[tuple[str, Delivery]] = []
         # Handed to it, and taken from it by others since.
@@ -116,7 +128,7 @@ class Holder:
                 consumer = self.actor.session.consumer
                 assert consumer not in self.side.before.leases, delivery.error
                 continue
-            item = pickle.loads(delivery.body).strip("-")
+            item = text_of(delivery.body)
             if item in self.lost:
                 self.held = [one for one in self.held if one[0] != item]
             assert item not in [one for one, _ in self.held], f"{item} was handed out twice"
@@ -317,7 +329,9 @@ class ExchangeMachine(RuleBasedStateMachine):
             values = tuple(one[1] for one in said if one and one[0] == number)
             new = [item for item in now.base if item not in side.before.items]
             if now.exists:
-                assert new == list(values), f"{new} and not {values} was recorded"
+                each = [answer for item in new for answer in item.split("+")]
+                assert each == list(values), f"{new} and not {values} was recorded"
+                values = tuple(new)
             else:
                 # Whose answer is large may have heard of that before.
                 large = operation.large.intersection(values)

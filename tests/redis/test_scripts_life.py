@@ -8,6 +8,7 @@ import redis
 from pressure import envelope
 from pressure.keys import Keys
 from pressure.protocol import Outcome, Status
+from tests.redis.invariants import SEVERAL
 from tests.redis.scripting import BLOB_ID, GENERATION, LEASE_MS, ME, Scripts
 
 OK = Status.OK
@@ -325,6 +326,26 @@ class TestExchange:
         assert p.held() == [b"d"]
         status, dropped, *_ = self.exchange(p, [], held=[p.tag(more[0])])
         assert (status, dropped) == (Status.EMPTY, 0)
+        assert p.held() == []
+
+    @pytest.mark.parametrize("whose", ["a", "ab", "g", "gb", "bga"])
+    def test_one_value_with_several_answers(self, p: Scripts, whose: str) -> None:
+        p.create()
+        p.put(b"a", b"b", b"c", b"d", b"e", b"f")
+        tags = [p.tag(item) for item in self.exchange(p, [], count=6, known=False)[2:]]
+        replies = {name: Keys("__scripts__", f"{p.keys.name}-{name}") for name in "abg"}
+        for name in "ab":
+            p.client.set(replies[name].bound, 0)
+        values = {name: bytes(66) + SEVERAL + b"\1\2" + name.encode() for name in whose}
+        outcomes = [Outcome(b"", replies[name], values[name]) for name in whose]
+        assert self.exchange(p, outcomes, held=tags[:5]) == [Status.EMPTY, 5]
+        assert p.client.llen(replies["a"].base) == 0, "nothing was done"
+        assert self.exchange(p, outcomes, held=tags)[:2] == [Status.EMPTY, 0]
+        for name in "ab":
+            there = p.client.lrange(replies[name].base, 0, -1)
+            assert there == ([values[name]] if name in whose else [])
+            p.client.delete(replies[name].bound, replies[name].base)
+        assert p.client.get(p.keys.orphans) == (b"258" if "g" in whose else None)
         assert p.held() == []
 
     @pytest.mark.parametrize("whose", ["aaa", "aba", "a-a", "g--"])

@@ -91,6 +91,12 @@ def test_a_result_that_is_too_large_for_its_client(
     with RedisExecutor(url=url, queue=queue_name, settings=careful) as executor:
         with pytest.raises(ResultPayloadError, match="max_item_bytes is 1,000 here"):
             executor.submit(bytes, size).result(WAIT)
+        # Answers may come several in an item: each has its size.
+        sizes = [size if number == 50 else 500 for number in range(100)]
+        futures = [executor.submit(bytes, one) for one in sizes]
+        with pytest.raises(ResultPayloadError, match="max_item_bytes is 1,000 here"):
+            futures.pop(50).result(WAIT)
+        assert [len(future.result(WAIT)) for future in futures] == [500] * 99
         assert executor.submit(do.square, 7).result(WAIT) == 49
 
 
