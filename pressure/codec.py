@@ -242,6 +242,15 @@ class Codec:
                 return None
         return body
 
+    def open_bundle(self, item: bytes) -> bytes | None:
+        """The body of a bundle; None if it is none, or is not sound."""
+        try:
+            parsed = self.parse(item)
+            self.check(parsed)
+        except ValueError:
+            return None
+        return parsed.body if parsed.flags & envelope.BUNDLE else None
+
     def pack_record(self, message_id: bytes, body: bytes, max_deliveries: int) -> bytes:
         """As `pack`, for bodies that travel inline: the quick way."""
         start = self._starts.get(max_deliveries)

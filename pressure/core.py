@@ -27,6 +27,7 @@ from pressure.address import Address
 from pressure.codec import Codec, Serializer, context_of
 from pressure.errors import ItemTooLargeError
 from pressure.keys import Keys
+from pressure.opened import Opened
 from pressure.protocol import Protocol
 from pressure.session import Movable, Session
 
@@ -152,6 +153,8 @@ class Core(Generic[L]):
         self.generation = b""
         self.codec: Codec | None = None
         self.bound = 0
+        self.bundles = False
+        """Whether many items are put as bundles, and bundles are taken apart."""
         self.forfeited = 0
         # Calls that were cancelled, and are being brought to their end (asyncio).
         self.concluding = 0
@@ -169,6 +172,7 @@ class Core(Generic[L]):
         self._numbers: Iterator[int] = itertools.count()
         self.sessions: list[Session[L]] = []
         self.buffer: deque[Ahead[L]] = deque()
+        self.opened = Opened()
         self.popped = 0.0
         self._moving = threading.Lock()
         self.learn(self.generation, self.bound)
@@ -333,6 +337,11 @@ class Core(Generic[L]):
         except IndexError:
             return float("inf")
         return min(self.popped, oldest.at + SPARED)
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether items were fetched ahead that are not handed out yet."""
+        return bool(self.buffer or self.opened.bundles)
 
     def unsettled(self, *, but: Session[L]) -> bool:
         """Whether another session may hold something that nobody has seen."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "BLOB",
+    "BUNDLE",
     "HEADER_BYTES",
     "SIGNED",
     "VERSION",
@@ -29,6 +30,8 @@ VERSION = 0x10
 
 SIGNED = 0x01
 BLOB = 0x02
+BUNDLE = 0x04
+"""The body is several items', see `pressure.bundles`."""
 
 _HEADER = struct.Struct(">BBHHQ16s16s4s16s")
 HEADER_BYTES = _HEADER.size

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pressure.bundles import is_bundle
 from pressure.core import Core
 from pressure.errors import (
     OperationUnblocked,
@@ -21,8 +22,8 @@ from pressure.errors import (
     QueueDoesNotExistError,
     QueueInUseError,
 )
-from pressure.protocol import Command, Status
-from pressure.recovering import adopt, reap_due, reap_gone, retire
+from pressure.protocol import Status
+from pressure.recovering import adopt, reap_due, reap_gone, retire, taken_expires
 from pressure.replication import put_replicated
 from pressure.requests import Block, Flow, Sleep
 from pressure.retry import Disconnected
@@ -141,6 +142,8 @@ def put(
                     # lost, so is all of it.
                     break
                 refusals = None
+                if until == AT_ONCE and reply[1] < len(batch):
+                    break
             else:
                 refusals = refusals or _Refusals(core, until, accepted > 0, unblocked)
                 if not (yield from refusals.wait(session, reply)):
@@ -256,7 +259,8 @@ def take(
             session.known = True
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])
         if status == Status.OK:
-            return Taken(reply[1:], len(reply) - 2 if ahead else 0, waited)
+            behind = len(reply) - 2 + (core.bundles and is_bundle(reply[1]))
+            return Taken(reply[1:], behind if ahead else 0, waited)
         if status == Status.EMPTY:
             _, lapsed, fetched_ahead, *pausing = reply
             if lapsed and (yield from reap_due(core)):
@@ -343,14 +347,6 @@ def _blocking_take(
     if reply[0] == Status.LOST:
         session.reset()
     return item if reply[0] == Status.OK else None
-
-
-def taken_expires(core: Core[Any], session: Session[Any]) -> Command | None:
-    """What gives the list of what a consumer holds the queue's time to live, if that has one: where
-    a plain command makes the list, it must not stay if this process dies at that moment."""
-    if not core.ttl_ms:
-        return None
-    return core.protocol.expire(core.protocol.keys.taken(session.consumer), core.ttl_ms)
 
 
 def await_role(core: Core[Any], role: str, holder: bytes, until: float | None) -> Flow[None]:

@@ -179,13 +179,14 @@ class Handle:
         core = self.core
         self.prefetch.finish_late(now, keeper.TICK / 2)
         # Nor may a slow consumer sit on a batch, however steadily it draws on it.
-        if now - core.kept_since() >= keeper.TICK:
+        kept, handed = now - core.kept_since(), now - core.opened.since()
+        if kept >= keeper.TICK or handed >= keeper.TICK / 2:
             self.give_back_ahead()
         self._look_after(self._idle(now), self._settle)
         self._acknowledge_aside()
         with self._lock:
             active = (
-                bool(core.buffer)
+                core.has_ahead
                 or self.prefetch.under_way
                 or any(session.pending or session.stale for session in self._consumers)
                 or any(session.aside for session in core.sessions)
@@ -280,7 +281,7 @@ class Handle:
     def give_back_unused(self) -> None:
         """As `give_back_ahead`, if there is anything. While the server is away it is put off."""
         with contextlib.suppress(PressureError):
-            if self.core.buffer:
+            if self.core.has_ahead:
                 self.give_back_ahead()
 
     def _farewell_call(self, flow: Flow[T]) -> T:
@@ -291,6 +292,7 @@ class Handle:
         self.prefetch.finish(0.0)
         self.core.generation = b""
         self.core.buffer.clear()
+        self.core.opened.take_all()
         sessions = self._borrow(lambda session: True)
         for session in sessions:
             session.reset()
@@ -337,7 +339,7 @@ class Handle:
         away = False
         self.prefetch.finish(0.0)
         self._acknowledge_aside()
-        if self.core.buffer:
+        if self.core.has_ahead:
             try:
                 self.give_back_ahead()
             except PressureError:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pressure import blobs, envelope, flows
+from pressure import blobs, bundles, envelope, flows
 from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
 from pressure.errors import (
@@ -71,11 +71,13 @@ def put_bodies(
         yield from flows.describe(core)
     while True:
         large: dict[int, bytes] = {}
-        values = _packed_inline(core, bodies)
+        groups = bundles.sizes(core, bodies) if core.bundles else []
+        values = bundles.packed(core, bodies, groups) if groups else _packed_inline(core, bodies)
         if values is None:
             values, large = yield from _pack(core, bodies)
         try:
             accepted = yield from flows.put(core, session, values, until, mode)
+            accepted = sum(groups[:accepted]) if groups else accepted
             if large:
                 yield from _discard_refused(core, large, accepted)
             return accepted
@@ -88,6 +90,7 @@ def put_bodies(
                 ) from None
         except (QueueError, ServerOutOfMemoryError) as exc:
             yield from _discard_refused(core, large, exc.accepted)
+            exc.accepted = sum(groups[: exc.accepted]) if groups else exc.accepted
             raise
 
 
@@ -161,6 +164,11 @@ def fetch(
         return None
     direct = len(taken) - behind
     try:
+        if core.bundles and any(map(bundles.is_bundle, taken)):
+            # The first is opened by whoever takes the next one of those.
+            core.store_ahead(session, "g", taken[:direct])
+            core.store_ahead(session, "a", taken[direct:])
+            return Fetched(b"", SKIPPED, 0, ahead and not waited, "")
         if len(taken) > 1:
             core.store_ahead(session, "g", taken[1:direct])
             core.store_ahead(session, "a", taken[max(direct, 1) :])
@@ -373,6 +381,8 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
         else:
             codec.check(parsed)
             body = parsed.body
+        if parsed.flags & envelope.BUNDLE:
+            raise ValueError("it is a bundle of items, which pressure.multiprocessing reads")
     except BadSignature as exc:
         raise SignatureError(core.name, f"an item is refused: {exc}") from exc
     except ValueError as exc:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+from pressure.bundles import is_bundle
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.link import Link
@@ -72,8 +73,13 @@ class Prefetch:
 
     def stored(self) -> None:
         """A batch has come, of which nothing was handed out yet."""
-        left = len(self._core.buffer)
-        self.at = left - left // 4 if left >= LEAST else -1
+        buffer = self._core.buffer
+        left = len(buffer)
+        if left and is_bundle(buffer[-1].item):
+            # Each of them is as good as many items.
+            self.at = left - 1 - left // 4
+        else:
+            self.at = left - left // 4 if left >= LEAST else -1
 
     def ask(self, count: int, *, in_order: bool) -> None:
         """Ask for up to `count` items, unless that is under way, or no session is fit for it.

@@ -232,6 +232,10 @@ class Protocol:
         args = (consumer, self._raw, "1" if ahead else "", reason, *tags)
         return self._script("bury", args, taken=self.keys.taken(consumer))
 
+    def cut(self, consumer: bytes, tag: bytes, values: Sequence[bytes], *, ahead: bool) -> Command:
+        args: list[Word] = [consumer, tag, "1" if ahead else "", *values]
+        return self._script("cut", args, taken=self.keys.taken(consumer))
+
     def leave(
         self, consumer: bytes, producer: bytes, acks: Acks = NOTHING, number: int = 0
     ) -> Command:

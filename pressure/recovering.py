@@ -10,7 +10,7 @@ from pressure.core import Core
 from pressure.requests import Flow
 from pressure.session import ID_BYTES, Session
 
-__all__ = ["adopt", "reap_due", "reap_gone", "retire"]
+__all__ = ["adopt", "reap_due", "reap_gone", "retire", "taken_expires"]
 
 
 def adopt(
@@ -91,3 +91,11 @@ def retire(core: Core[Any], session: Session[Any]) -> Flow[None]:
     if tags[:direct]:
         yield core.protocol.give_back(session.consumer, tags[:direct], charge=False)
     session.stale = False
+
+
+def taken_expires(core: Core[Any], session: Session[Any]) -> Command | None:
+    """What gives the list of what a consumer holds the queue's time to live, if that has one: where
+    a plain command makes the list, it must not stay if this process dies at that moment."""
+    if not core.ttl_ms:
+        return None
+    return core.protocol.expire(core.protocol.keys.taken(session.consumer), core.ttl_ms)

@@ -11,6 +11,7 @@ from pressure import flows
 from pressure.core import Ahead, Core
 from pressure.errors import PressureError
 from pressure.flows import retire
+from pressure.opened import Bundle
 from pressure.protocol import Acks, Command, Status
 from pressure.requests import Flow, Sleep
 from pressure.retry import Broken, Disconnected
@@ -99,7 +100,8 @@ def hand_back(
 
 
 def give_back_ahead(core: Core[Any]) -> Flow[None]:
-    """Give back what was fetched ahead and not handed out, in its order."""
+    """Give back what was fetched ahead and not handed out, in its order. Bundles that are being
+    handed out are older than all else."""
     groups: dict[tuple[int, str], list[Ahead[Any]]] = {}
     while (ahead := core.pop_ahead()) is not None:
         groups.setdefault((id(ahead.session), ahead.kind), []).append(ahead)
@@ -126,6 +128,47 @@ def give_back_ahead(core: Core[Any]) -> Flow[None]:
         finally:
             for ahead in items:
                 core.moved(ahead)
+    yield from _cut_all(core)
+
+
+def _cut_all(core: Core[Any]) -> Flow[None]:
+    bundles = core.opened.take_all()
+    while bundles:
+        try:
+            yield from _cut(core, *bundles[0])
+        except BaseException:
+            core.opened.restore(bundles)
+            raise
+        del bundles[0]
+
+
+def _cut(core: Core[Any], bundle: Bundle, bodies: list[bytes]) -> Flow[None]:
+    """Put what is left of a bundle back, each item by itself."""
+    if not bodies:
+        # The last of it is being handed out.
+        return
+    session, (kind, tag) = bundle.session, bundle.mark
+    codec = core.codec
+    assert codec is not None
+    values = [codec.pack_plain(core.message_id(), body) for body in bodies]
+    if bundle.is_cut and not bundle.is_lost():
+        # Of one that was taken out just then, but did not get to the caller.
+        yield from flows.put(core, session, values, flows.AT_ONCE, "head")
+        return
+    patience = time.monotonic() + ADOPTION
+    while not bundle.is_lost():
+        consumer = session.consumer
+        reply = yield core.protocol.cut(consumer, tag, values, ahead=kind == "a")
+        if reply[0] != Status.LOST:
+            bundle.is_cut = True
+            break
+        # As in `end_lease`.
+        if session.stale and time.monotonic() < patience:
+            yield Sleep(flows.RECHECK)
+        elif session.consumer == consumer and not bundle.is_lost():
+            core.forfeited += 1
+            session.forfeit()
+    core.opened.over(bundle)
 
 
 def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:

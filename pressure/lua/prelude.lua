@@ -5,7 +5,7 @@ local OK, ABSENT, CLOSED, FULL, EMPTY, IN_USE, LOST, EXISTS, AGAIN = 0, -1, -2, 
 
 -- Offsets of the envelope's fields, from 1 as Lua counts.
 local FLAGS, DELIVERIES, STAMP, ID, BODY = 2, 5, 7, 15, 67
-local BLOB_FLAG = 2
+local BLOB_FLAG, BUNDLE_FLAG = 2, 4
 local BLOB_ID = BODY + 12  -- after the numbers of chunks and of bytes
 local SLICE = 1000  -- how many values one unpack() may carry
 
@@ -47,10 +47,24 @@ local function live_like(bound, ...)
 end
 
 -- How many items count against the bound: those in the list, those that consumers have fetched
--- ahead without handing them out ('*'), and the places reserved for producers ('+').
+-- ahead without handing them out ('*'), what bundles hold besides the one item as which they are
+-- counted ('#'), and the places reserved for producers ('+').
 local function used(base, prefetched)
-  local more = call('HMGET', prefetched, '*', '+')
-  return call('LLEN', base) + tonumber(more[1] or 0) + tonumber(more[2] or 0)
+  local more = call('HMGET', prefetched, '*', '+', '#')
+  return call('LLEN', base) + (more[1] or 0) + (more[2] or 0) + (more[3] or 0)
+end
+
+-- How many items an envelope carries besides the first.
+local function behind(value)
+  if #value <= BODY or math.floor(string.byte(value, FLAGS) / BUNDLE_FLAG) % 2 == 0 then return 0 end
+  return math.max(0, struct.unpack('>I2', value, BODY) - 1)
+end
+
+-- Count them as there, or as gone.
+local function count_behind(prefetched, change)
+  if change ~= 0 and call('HINCRBY', prefetched, '#', change) <= 0 then
+    call('HDEL', prefetched, '#')
+  end
 end
 
 -- The places that are reserved, those of producers that died or stood still aside; and the names of
@@ -222,7 +236,15 @@ local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetch
     call('HSET', producers, id, string.format('%d:0:%d', number, now_ms()))
   end
   local found = {g = 0, a = 0, f = 0}
+  local more, bundles = 0, not raw and call('HEXISTS', prefetched, '#') == 1
+  if bundles and #tags < #kinds then
+    for _, value in ipairs(call('LRANGE', taken, -#kinds, -1)) do more = more + behind(value) end
+  end
   local values, all = remove(taken, tags, raw, #kinds)
+  if bundles then
+    for _, value in ipairs(values) do if value then more = more + behind(value) end end
+    count_behind(prefetched, -more)
+  end
   if all and call('EXISTS', blobs) == 0 then
     for kind in pairs(found) do found[kind] = select(2, string.gsub(kinds, kind, '')) end
   else
@@ -237,7 +259,7 @@ local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetch
   if found.g + found.a > 0 then call('HINCRBY', fetched, id, found.g + found.a) end
   hand_out(prefetched, id, found.a)
   if found.f > 0 and call('LLEN', base) == 0 then hint_joiners(joiners, joined) end
-  return found.f, found.a > 0
+  return found.f, found.a + more > 0
 end
 
 -- Append a value to the dead letters: when, the length of the reason, the reason (JSON), the value.

@@ -39,11 +39,11 @@ if usable and last and #ARGV == FIRST and mode == '' and hold < 0 then
   local value = ARGV[FIRST]
   local room_left = limit == '0'
   if not room_left then
-    local more = call('HMGET', prefetched, '*', '+')
-    local used = call('LLEN', base) + (more[1] or 0) + (more[2] or 0)
+    local more = call('HMGET', prefetched, '*', '+', '#')
+    local used = call('LLEN', base) + (more[1] or 0) + (more[2] or 0) + (more[3] or 0)
     room_left = used + 1 < tonumber(limit) and call('EXISTS', not_full, room) == 2
   end
-  if room_left and (raw or string.byte(value, FLAGS) % (2 * BLOB_FLAG) < BLOB_FLAG) then
+  if room_left and (raw or string.byte(value, FLAGS) < BLOB_FLAG) then
     if not raw then value = string.sub(value, 1, STAMP - 1) .. stamped .. string.sub(value, STAMP + 8) end
     local length = call('LPUSH', base, value)
     call('HSET', producers, id, sequence .. ':1:' .. stamp)
@@ -80,15 +80,22 @@ limit = tonumber(limit)
 local count = #ARGV - FIRST + 1
 local had = hold >= 0 and reserved_for(prefetched, own) or 0
 local before, asked = 0, count
+-- How many items the values carry besides one each: bundles have several.
+local more = 0
+for i = FIRST, raw and 0 or #ARGV do more = more + behind(ARGV[i]) end
 if limit > 0 then
   before = used(base, prefetched) - had
-  if mode == '' and before + count > limit then
+  if mode == '' and before + count + more > limit then
     local _, late = reserved(prefetched, stamp)
     for _, field in ipairs(late) do
       if field ~= own then reserve(prefetched, field, 0, stamp, reserved_for(prefetched, field)) end
     end
     if #late > 0 then before = used(base, prefetched) - had end
-    count = math.max(0, math.min(count, limit - before))
+    local left = limit - before - count - more
+    while left < 0 and count > 0 do
+      local last_one = raw and 0 or behind(ARGV[FIRST + count - 1])
+      count, more, left = count - 1, more - last_one, left + 1 + last_one
+    end
     if count == 0 and asked > 0 then
       -- 0.15 clients leave an element there now and then, and a place may have been freed here.
       if had > 0 then reserve(prefetched, own, 0, stamp, had) end
@@ -98,7 +105,7 @@ if limit > 0 then
     end
   end
   -- Others may want to put as well.
-  local left = limit - before - count
+  local left = limit - before - count - more
   if hold > 0 and tonumber(call('HGET', prefetched, '+') or 0) > had then left = math.ceil(left / 2) end
   hold = math.min(hold, left)
 end
@@ -123,12 +130,13 @@ for i = 1, count do
   bytes = bytes + #value
 end
 local length = count > 0 and push(base, values, mode == 'head')
+count_behind(prefetched, more)
 call('HSET', producers, id, sequence .. ':' .. count .. ':' .. stamp)
 if holder ~= client then call('SET', producer, client, 'KEEPTTL') end
 call('INCRBY', produced_messages, count)
 call('INCRBY', produced_bytes, bytes)
 if limit > 0 then
-  if before + count >= limit then
+  if before + count + more >= limit then
     call('DEL', not_full, room)
   elseif call('EXISTS', not_full, room) < 2 then
     signal(not_full)
@@ -139,6 +147,6 @@ if ttl_ms > 0 then
   if length == count then expire(ttl_ms, base) end
   if not last then expire(ttl_ms, producers, producer, produced_messages, produced_bytes) end
   if limit > 0 then expire(ttl_ms, not_full, room) end
-  if hold > 0 then expire(ttl_ms, prefetched) end
+  if hold > 0 or more > 0 then expire(ttl_ms, prefetched) end
 end
 return {OK, count, hold}

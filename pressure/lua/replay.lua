@@ -22,9 +22,10 @@ for i = #letters, 1, -1 do
       value = string.sub(value, 1, DELIVERIES - 1) .. '\0\0' .. string.sub(value, DELIVERIES + 2)
     end
     call('LPUSH', base, value)
+    if not raw then count_behind(prefetched, behind(value)) end
     replayed = replayed + 1
   end
 end
-live_like(bound, base)
+live_like(bound, base, prefetched)
 restore_room(base, bound, prefetched, not_full, room)
 return {OK, replayed}

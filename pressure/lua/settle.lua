@@ -8,9 +8,11 @@ local base, bound, generation, not_full, room, consumer, leases, taken, consumed
   consumed_bytes, prefetched, waiters, consumer_free, closed, paused = unpack(KEYS)
 local expected, id, client, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
+local is_bundle = false
 if bytes == -1 then
   local item = call('LINDEX', taken, 0)
   bytes = item and #item
+  is_bundle = item and behind(item) > 0
 end
 call('HDEL', waiters, id)
 local current, pausing = unpack(call('MGET', generation, paused))
@@ -35,6 +37,12 @@ if bytes and call('LLEN', consumer_free) == 0 and call('EXISTS', closed) == 1 th
   call('LMOVE', taken, base, 'LEFT', 'RIGHT')
   live_like(bound, base)
   return {IN_USE}
+end
+if is_bundle then
+  -- Not all of it is handed out at once, so it counts as fetched ahead.
+  call('HINCRBY', prefetched, '*', 1)
+  call('HINCRBY', prefetched, id, 1)
+  live_like(bound, prefetched)
 end
 if bytes then
   if call('GET', consumer) ~= client then

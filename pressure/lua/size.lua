@@ -7,5 +7,6 @@ local base, bound, closed, prefetched = unpack(KEYS)
 local limit = call('GET', bound)
 if not limit then return {ABSENT} end
 local ahead = tonumber(call('HGET', prefetched, '*') or 0)
-return {OK, call('LLEN', base) + ahead, tonumber(limit), call('EXISTS', closed), ahead,
+local length = call('LLEN', base) + ahead + (call('HGET', prefetched, '#') or 0)
+return {OK, length, tonumber(limit), call('EXISTS', closed), ahead,
   (reserved(prefetched, now_ms()))}

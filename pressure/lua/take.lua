@@ -102,6 +102,8 @@ local held = push(taken, items, false)
 if ttl_ms > 0 and held == #items then expire(ttl_ms, taken) end
 local bytes = 0
 for i = 1, #items do bytes = bytes + #items[i] end
+-- Of a bundle not all is handed out at once, so all of it counts as fetched ahead.
+if ahead and wanted == 1 and not raw and behind(items[1]) > 0 then wanted = 0 end
 if ahead and #items > wanted then
   call('HINCRBY', prefetched, '*', #items - wanted)
   if ttl_ms > 0 then call('PEXPIRE', prefetched, ttl_ms) end

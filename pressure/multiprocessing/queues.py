@@ -157,6 +157,8 @@ class JoinableQueue(Queue[T]):
     def _open(self, remote: Remote, maxsize: int) -> None:
         super()._open(remote, maxsize)
         remote.counts_done = True
+        # Each item is finished by itself.
+        remote.core.bundles = False
 
     def task_done(self) -> None:
         """Raises `ValueError` if called more often than items were got."""

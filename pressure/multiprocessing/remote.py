@@ -16,7 +16,7 @@ import weakref
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-from pressure import flows, items, lifecycle
+from pressure import bundles, flows, items, lifecycle
 from pressure.address import Address
 from pressure.arguments import checked_bound
 from pressure.core import Ahead, Core, Settings
@@ -35,7 +35,9 @@ from pressure.link import Link
 from pressure.multiprocessing import location
 from pressure.multiprocessing.caretaker import Caretaker
 from pressure.multiprocessing.location import Location
+from pressure.multiprocessing.unpacking import Unpacker, owe
 from pressure.multiprocessing.waiting import may_wait, wait_for_one
+from pressure.opened import Part
 from pressure.pace import Pace
 from pressure.protocol import Status
 from pressure.requests import Block, Flow
@@ -49,6 +51,8 @@ URL."""
 EMBEDDED_TTL = 3600.0
 """The same on the embedded server, which is gone with the last process anyway: a creator that is
 only suspended shall find its queue again."""
+BUNDLES_OF = 16
+"""Of bundles, so many fewer are fetched at a time than of items."""
 ROOM_WAIT = 1.0
 LOOK_AGAIN = 0.01
 CERTAINTY = 0.15
@@ -93,9 +97,12 @@ class Remote:
         settings = resolve_keys(settings, None, address)
         self.core: Core[Link] = Core(where.name, where.prefix, _PICKLES, settings)
         self.core.learn(where.generation, where.bound)
+        # Who opens a queue by its name may not know of bundles.
+        self.core.bundles = where.ttl is not None
         self.handle = Handle(self.core, address)
         self._pace = Pace()
         self._expects_to_wait = False
+        self._unpacker = Unpacker(self.core, self.handle)
         # The one that gets items; -1 if there are several.
         self._thread = 0
         self.counts_done = False
@@ -163,15 +170,24 @@ class Remote:
         A fast consumer fetches several at a time; what it doesn't use is given back within 100 ms.
         Raises `QueueEmptyError`.
         """
-        core, prefetch = self.core, self.handle.prefetch
+        core, prefetch, unpacker = self.core, self.handle.prefetch, self._unpacker
         thread = threading.get_ident()
         if thread != self._thread:
             self._thread = -1 if self._thread else thread
         ahead: Ahead[Link] | None = None
+        part: Part | None = None
         try:
             while True:
+                if core.opened.bundles:
+                    part = core.opened.next()
+                    if part is not None:
+                        obj = unpacker.unpack(part, lone_thread=self._thread > 0)
+                        if obj is not items.SKIPPED:
+                            return obj
+                        part = None
+                    continue
                 if len(core.buffer) <= prefetch.at:
-                    prefetch.ask(self._pace.next_count(), in_order=self._thread == thread)
+                    prefetch.ask(self._next_count(), in_order=self._thread == thread)
                 # Looked at first: the keeper may read the reply, and what came is in the buffer.
                 under_way = prefetch.under_way
                 ahead = core.pop_ahead()
@@ -187,25 +203,33 @@ class Remote:
                     obj = self._fetch(until)
                 if obj is not items.SKIPPED:
                     return obj
+                ahead = None
         except PressureError:
             raise
         except BaseException:
             # Cut short (by Ctrl-C, say).
-            if ahead is not None:
+            if part is not None:
+                core.opened.take_back(part)
+                self.handle.keep_up()
+            elif ahead is not None and not core.opened.has(ahead.mark):
                 core.abandon([ahead])
                 self.handle.keep_up()
             raise
 
+    def _next_count(self) -> int:
+        count = self._pace.next_count()
+        self._unpacker.is_slow = count == 1
+        return max(1, count // BUNDLES_OF) if self._unpacker.used else count
+
     def _hand_out(self, ahead: Ahead[Link]) -> Any:
         session, _, mark, item, _ = ahead
+        if bundles.is_bundle(item) and self._unpacker.open(ahead):
+            # Its mark stays in `opening`.
+            return items.SKIPPED
         try:
             obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:
-                if self._thread > 0:
-                    session.pending.append(mark)
-                else:
-                    # Another thread may be blocked with the session.
-                    self.handle.owe(session, mark)
+                owe(self.handle, session, mark, lone_thread=self._thread > 0)
         except PayloadError:
             raise
         except BaseException:
@@ -223,7 +247,7 @@ class Remote:
         session = handle.acquire(taking=True)
         fetched = None
         try:
-            flow = items.fetch(core, session, self._pace.next_count(), until, ahead=True)
+            flow = items.fetch(core, session, self._next_count(), until, ahead=True)
             fetched = handle.run(flow, session, until)
             if fetched is None:
                 raise QueueEmptyError(core.name)
@@ -254,9 +278,12 @@ class Remote:
         obj, mark = items.SKIPPED, ("g", b"")
         try:
             if may_wait(core, session, until):
-                item, left = wait_for_one(handle, session, until, at_once=self.counts_done)
+                item, left, settled = wait_for_one(handle, session, until, at_once=self.counts_done)
                 self._expects_to_wait = item is not None and left == 0
-                if item is not None:
+                if item is not None and bundles.is_bundle(item):
+                    self._unpacker.is_slow = True
+                    core.store_ahead(session, "a" if settled else "g", [item])
+                elif item is not None:
                     mark = "g", core.tag_of(item)
                     obj = self._open(session, mark[1], item)
                     if obj is not items.SKIPPED:
@@ -310,6 +337,8 @@ class Remote:
         it: `enough` is the length about which the caller wants to know whether it is reached.
         """
         until = time.monotonic() + CERTAINTY
+        if self.core.opened.bundles:
+            self.handle.give_back_ahead()
         if self.handle.prefetch.under_way or any(session.pending for session in self.core.sessions):
             self.handle.flush_idle()
         while True:

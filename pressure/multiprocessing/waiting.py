@@ -36,10 +36,12 @@ GATHER_FOR = 0.025
 
 
 class Arrival(NamedTuple):
-    """What came, if anything, and how many more are there."""
+    """What came, if anything, and how many more are there. A bundle is counted as fetched ahead if
+    it was settled."""
 
     item: bytes | None
     left: int
+    settled: bool = True
 
 
 NOTHING = Arrival(None, 0)
@@ -53,7 +55,7 @@ def may_wait(core: Core[Link], session: Session[Link], until: float | None) -> b
         and bool(session.link.waiter)
         and not session.leased
         and not session.opening
-        and not core.buffer
+        and not core.has_ahead
         and bool(core.generation)
         and (until is None or until - time.monotonic() > LEAST)
     )
@@ -121,7 +123,7 @@ def wait_for_one(
         session.doubt(number, acks)
         raise
     session.waiting = False
-    return Arrival(item, left)
+    return Arrival(item, left, settles)
 
 
 class _NotSmooth(Exception):

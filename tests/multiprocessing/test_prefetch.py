@@ -28,6 +28,8 @@ MANY = 600
 def filled(url: str) -> Iterator[Any]:
     """A queue with the numbers below `MANY`."""
     made: Any = mp.Queue(url=url)
+    # Each item by itself. (Those of bundles: test_bundles.py)
+    made._remote.core.bundles = False
     for number in range(MANY):
         made.put(number)
     made._producer.settle()

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from pressure import envelope
+from pressure import bundles, envelope
 from pressure.keys import Keys
 from pressure.protocol import Acks, Command, Protocol, Status
 
@@ -55,7 +55,7 @@ class Scripts:
         if bound is None:
             return
         ahead = self.ahead()
-        used = self.length() + ahead
+        used = self.length() + ahead + self.behind()
         expected = 1 if int(bound) == 0 or used < int(bound) else 0
         if not client.exists(keys.closed):
             # Of a closed queue all producers hear, whether there is room or not.
@@ -155,6 +155,13 @@ class Scripts:
 
     def ahead(self, consumer: bytes = b"*") -> int:
         return int(self.client.hget(self.keys.prefetched, consumer) or 0)
+
+    def behind(self) -> int:
+        """How many items bundles hold besides the one as which each is counted."""
+        return int(self.client.hget(self.keys.prefetched, "#") or 0)
+
+    def bundle(self, *bodies: bytes) -> bytes:
+        return self.value(bundles.joined(bodies), flags=envelope.BUNDLE)
 
     def fetched(self, consumer: bytes = b"consumer") -> int:
         return int(self.client.hget(self.keys.fetched, consumer) or 0)

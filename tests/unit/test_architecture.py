@@ -53,7 +53,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "requests",
             "session",
+            "opened",
             "core",
+            "bundles",
             "packing",
             "wire",
             "link",

@@ -1,0 +1,111 @@
+"""Handing out the items of bundles (`pressure.bundles`) one by one.
+
+A consumer in a hot loop is done with a bundle in no time. One that is slower keeps an opened one no
+longer than an acknowledgement may wait, and at once gives back what it doesn't need if there are
+other consumers, who may be waiting for just that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import time
+from typing import Any
+
+from pressure import bundles, items
+from pressure.core import Ahead, Core
+from pressure.errors import PressureError
+from pressure.handle import Handle
+from pressure.link import Link
+from pressure.opened import Bundle, Part
+from pressure.protocol import Command
+from pressure.session import Session
+
+__all__ = ["Unpacker", "owe"]
+
+STOOD_STILL = 1.0
+"""Whoever hands out a bundle is done after a fraction of this time (seconds), unless the process
+was stopped."""
+LOOK = 0.1
+"""For so long (seconds) it is taken for true whether there are other consumers."""
+
+
+def owe(
+    handle: Handle, session: Session[Link], mark: tuple[str, bytes], *, lone_thread: bool
+) -> None:
+    """Note that what was handed out is to be acknowledged. `lone_thread`: no other gets items."""
+    if lone_thread:
+        session.pending.append(mark)
+    else:
+        # Another thread may be blocked with the session.
+        handle.owe(session, mark)
+
+
+class Unpacker:
+    """Of one handle; thread-safe."""
+
+    def __init__(self, core: Core[Link], handle: Handle) -> None:
+        self._core = core
+        self._handle = handle
+        self.used = False
+        """Whether bundles have come."""
+        self.is_slow = False
+        """Whether the next bundle comes to a consumer that waits for each item."""
+        self._shares = False
+        self._alone = False
+        self._looked = 0.0
+
+    def open(self, ahead: Ahead[Link]) -> bool:
+        """Begin to hand out a bundle, whose mark stays in its session's `opening`; False if it is
+        none, or unsound."""
+        codec = self._core.codec
+        assert codec is not None
+        body = codec.open_bundle(ahead.item)
+        if body is None or len(ahead.item) > self._core.most_bytes:
+            return False
+        try:
+            bodies = bundles.split(body)
+        except ValueError:
+            return False
+        self.used = True
+        self._shares = self.is_slow and not self._is_alone()
+        self.is_slow = False
+        self._core.opened.add(Bundle(ahead.session, ahead.mark, bodies, time.monotonic()))
+        self._handle.keep_up()
+        return True
+
+    def _is_alone(self) -> bool:
+        """Whether there is no other consumer."""
+        now = time.monotonic()
+        if now - self._looked > LOOK:
+            self._alone = False
+            with contextlib.suppress(PressureError):
+                count: Any = self._handle.ask(Command(("ZCARD", self._core.protocol.keys.leases)))
+                self._alone = count <= 1
+            self._looked = now
+        return self._alone
+
+    def unpack(self, part: Part, *, lone_thread: bool) -> Any:
+        """The object of an item; `SKIPPED` if it was put back, and is to be fetched anew. If this
+        is cut short, the caller takes the item back. `lone_thread` as for `owe`."""
+        core, handle, opened = self._core, self._handle, self._core.opened
+        bundle = part.bundle
+        stood_still = time.monotonic() - bundle.at > STOOD_STILL
+        try:
+            obj = items.SKIPPED if stood_still else pickle.loads(part.body)
+        except Exception:
+            # By itself it can be buried.
+            obj = items.SKIPPED
+        if obj is items.SKIPPED:
+            # If the process stood still, the lease may be over.
+            opened.take_back(part)
+            handle.give_back_ahead()
+        elif opened.handed(part):
+            owe(handle, bundle.session, bundle.mark, lone_thread=lone_thread)
+            opened.over(bundle)
+            if not core.buffer:
+                handle.keep_up()
+        elif self._shares:
+            self._shares = False
+            handle.give_back_unused()
+        return obj

@@ -1,0 +1,433 @@
+"""Many items travel as bundles: none is lost, doubled, kept back, or out of order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+import redis
+
+import pressure
+import pressure.multiprocessing as mp
+from pressure import bundles, envelope
+from pressure.errors import QueueDoesNotExistError
+from tests.support.fixtures import keys_left
+from tests.support.proxy import FaultyProxy
+
+PATIENCE = 20.0
+MANY = 300
+
+
+@pytest.fixture
+def shared(url: str) -> Iterator[Any]:
+    made: Any = mp.Queue(url=url)
+    yield made
+    made.close()
+    made.join_thread()
+    with contextlib.suppress(QueueDoesNotExistError):
+        made.delete()
+
+
+def fill(made: Any, objects: Any = range(MANY)) -> None:
+    """Put these as a quick loop would, which this process may not get to be."""
+    producer = made._producer
+    with producer._sending:
+        for obj in objects:
+            producer._bodies.append(made._serialize(obj))
+    made._producer.used = True
+    producer.settle()
+
+
+@pytest.fixture
+def filled(shared: Any, client: redis.Redis) -> Any:
+    """A queue with the numbers below `MANY`."""
+    fill(shared)
+    assert sum(bundled(shared, client)) > 5
+    return shared
+
+
+def bundled(made: Any, client: redis.Redis) -> list[bool]:
+    """Which of the queue's elements are bundles."""
+    items: Any = client.lrange(made._remote.core.protocol.keys.base, 0, -1)
+    return [bundles.is_bundle(item) for item in items]
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.005)
+
+
+def stop_keeping(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made._remote.handle, "maintain", lambda now: now + PATIENCE)
+
+
+def rest_of(made: Any, got: list[Any]) -> list[Any]:
+    return got + [made.get(timeout=PATIENCE) for _ in range(MANY - len(got))]
+
+
+def get_into_one(made: Any, got: list[Any]) -> None:
+    """Get until a bundle is being handed out, of which the next item is not the last."""
+    while not any(len(one.bodies) > 1 for one in made._remote.core.opened.bundles):
+        got.append(made.get(timeout=PATIENCE))
+        assert len(got) < MANY
+
+
+def another(made: Any) -> Any:
+    """A handle of what is another process as far as the server can see."""
+    from pressure.multiprocessing.remote import Remote
+
+    return Remote(made._remote.handle.address, made._remote.where)
+
+
+# Which are
+
+
+def test_all_come_once_and_in_order(filled: Any) -> None:
+    assert rest_of(filled, []) == list(range(MANY))
+    assert filled.empty()
+    assert filled.qsize() == 0
+
+
+def test_few_or_large_items_are_none(shared: Any, client: redis.Redis) -> None:
+    fill(shared, range(bundles.LEAST - 1))
+    assert not any(bundled(shared, client))
+    fill(shared, [bytes(20_000) for _ in range(40)])
+    assert not any(bundled(shared, client))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda url: mp.JoinableQueue(url=url),
+        lambda url: mp.Queue(name="with-a-name", url=url),
+        lambda url: mp.Queue(50, url=url),
+    ],
+)
+def test_queues_that_have_none(make: Callable[[str], Any], url: str, client: redis.Redis) -> None:
+    """Items are done one by one; others may read it; or the bound is too small for them."""
+    made = make(url)
+    try:
+        fill(made, range(40))
+        assert bundled(made, client) == [False] * 40
+        assert [made.get(timeout=PATIENCE) for _ in range(40)] == list(range(40))
+    finally:
+        made.delete()
+        made.close()
+
+
+def test_a_bound_is_kept(url: str) -> None:
+    made: Any = mp.Queue(100, url=url)
+    try:
+        for number in range(100):
+            made.put(number, timeout=PATIENCE)
+        with pytest.raises(queue.Full):
+            made.put(100, block=False)
+        assert made.full()
+        assert [made.get(timeout=PATIENCE) for _ in range(3)] == [0, 1, 2]
+        for number in range(100, 103):
+            made.put(number, timeout=PATIENCE)
+        with pytest.raises(queue.Full):
+            made.put(103, block=False)
+        assert made.qsize() == 100
+        assert [made.get(timeout=PATIENCE) for _ in range(100)] == list(range(3, 103))
+        assert made.empty()
+    finally:
+        made.delete()
+        made.close()
+
+
+@pytest.mark.parametrize("bound", [0, 100])
+def test_between_processes(bound: int, url: str, client: redis.Redis) -> None:
+    context = mp.get_context("fork")
+    made: Any = mp.Queue(bound, url=url)
+    name = made.name
+    producers = [context.Process(target=produce, args=(made, number)) for number in range(2)]
+    for process in producers:
+        process.start()
+    got = [made.get(timeout=PATIENCE) for _ in range(2 * 10 * MANY)]
+    for process in producers:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    for number in range(2):
+        assert [value for who, value in got if who == number] == list(range(10 * MANY))
+    assert made.empty()
+    made.delete()
+    made.close()
+    assert not keys_left(client, name)
+
+
+def produce(made: Any, who: int) -> None:
+    for number in range(10 * MANY):
+        made.put((who, number), timeout=PATIENCE)
+
+
+# Whoever doesn't need all of it
+
+
+def test_the_size_is_exact_amid_one(filled: Any) -> None:
+    got: list[Any] = []
+    get_into_one(filled, got)
+    assert filled.qsize() == MANY - len(got)
+    assert not filled.empty()
+    assert rest_of(filled, got) == list(range(MANY))
+
+
+def test_a_slow_consumer_gives_the_rest_back(filled: Any, client: redis.Redis) -> None:
+    got: list[Any] = []
+    get_into_one(filled, got)
+    core = filled._remote.core
+    eventually(lambda: not core.has_ahead and not filled._remote.handle.prefetch.under_way)
+    taken = [core.protocol.keys.taken(consumer) for consumer in core.consumers()]
+    eventually(lambda: not any(client.llen(one) for one in taken))
+    other = another(filled)
+    got.append(other.get(time.monotonic() + PATIENCE))
+    other.handle.disconnect()
+    assert rest_of(filled, got) == list(range(MANY))
+
+
+def test_it_keeps_nothing_that_others_wait_for(
+    shared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even until the keeper looks."""
+    consumers = [another(shared), shared._remote]
+    until = time.monotonic() + PATIENCE
+    fill(shared, range(2))
+    got = [one.get(until) for one in consumers]
+    fill(shared, range(2, MANY))
+    for one in consumers:
+        monkeypatch.setattr(one.handle, "maintain", lambda now: now + PATIENCE)
+    while len(got) < MANY:
+        for one in consumers:
+            # It is slow: it gets an item, and works for a while.
+            one._pace._last = one._unpacker._looked = 0.0
+            got.append(one.get(until))
+            assert not one.core.has_ahead
+    assert got == list(range(MANY))
+    consumers[0].handle.disconnect()
+
+
+def test_an_item_that_cannot_be_read(shared: Any, client: redis.Redis) -> None:
+    objects: list[Any] = list(range(MANY))
+    objects[70] = Broken()
+    fill(shared, objects)
+    got: list[Any] = []
+    with pytest.raises(pressure.PayloadError, match="not today"):
+        rest_of(shared, got := [])
+    got = [shared.get(timeout=PATIENCE) for _ in range(MANY - 71)]
+    assert got == list(range(71, MANY))
+    letters = client.lrange(shared._remote.core.protocol.keys.dead_letters, 0, -1)
+    assert len(letters) == 1
+    assert shared.empty()
+
+
+class Broken:
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def refuse() -> NoReturn:
+    raise RuntimeError("not today")
+
+
+def test_one_that_was_altered_is_refused(
+    url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESSURE_KEY", "k" * 32)
+    shared: Any = mp.Queue(url=url)
+    fill(shared)
+    base = shared._remote.core.protocol.keys.base
+    items: Any = client.lrange(base, 0, -1)
+    at = next(at for at, item in enumerate(items) if bundles.is_bundle(item))
+    client.lset(base, at, items[at][:-1] + b"!")
+    inside = len(bundles.split(items[at][envelope.HEADER_BYTES :]))
+    got: list[Any] = []
+    refused = 0
+    while len(got) < MANY - inside:
+        try:
+            got.append(shared.get(timeout=PATIENCE))
+        except pressure.PayloadError:
+            refused += 1
+    assert refused == 1
+    assert len(set(got)) == len(got)
+    assert shared.empty()
+    shared.delete()
+    shared.close()
+
+
+def test_threads_share_one(filled: Any) -> None:
+    got: list[int] = []
+
+    def consume() -> None:
+        for _ in range(MANY // 4):
+            got.append(filled.get(timeout=PATIENCE))
+
+    threads = [threading.Thread(target=consume, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(got) == list(range(MANY))
+    assert filled.empty()
+
+
+# When something goes wrong
+
+
+@pytest.mark.parametrize("when", ["before", "after", "last"])
+def test_a_get_that_is_cut_short_loses_no_item(
+    when: str, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes as it hands out an item."""
+    got: list[Any] = []
+    get_into_one(filled, got)
+    unpacker = filled._remote._unpacker
+    unpack = unpacker.unpack
+    if when == "last":
+        while len(filled._remote.core.opened.bundles[0].bodies) > 1:
+            got.append(filled.get(timeout=PATIENCE))
+
+    def cut_short(part: Any, **more: Any) -> NoReturn:
+        if when != "before":
+            unpack(part, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unpacker, "unpack", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            filled.get(timeout=PATIENCE)
+    assert rest_of(filled, got) == list(range(MANY))
+    assert filled.empty()
+
+
+def test_the_lease_is_lost_amid_one(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it is somebody else's, and all of it comes again."""
+    stop_keeping(filled, monkeypatch)
+    got: list[Any] = []
+    get_into_one(filled, got)
+    remote = filled._remote
+    before = len(got) - len(remote.core.opened.bundles[0].bodies)
+    for consumer in remote.core.consumers():
+        remote.handle.ask(remote.core.protocol.reap(consumer, force=True))
+    remote.handle.give_back_ahead()
+    again: list[Any] = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            again.append(filled.get(timeout=1.0))
+    assert again == list(range(again[0], MANY))
+    assert before <= again[0] <= len(got), "no more than what was not acknowledged"
+
+
+@pytest.mark.parametrize("lose", ["reply", "request"])
+def test_a_cut_whose_reply_is_lost(lose: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyProxy(url) as proxy:
+        made: Any = mp.Queue(url=proxy.url)
+        fill(made)
+        stop_keeping(made, monkeypatch)
+        got: list[Any] = []
+        get_into_one(made, got)
+        made._remote.handle.prefetch.finish()
+        made._remote.core.buffer.clear()
+        for consumer in made._remote.core.sessions:
+            consumer.stale = consumer.known
+        drop = proxy.drop_next_reply if lose == "reply" else proxy.drop_next_request
+        fault = drop()
+        made._remote.handle.give_back_ahead()
+        assert fault.struck
+        assert rest_of(made, got) == list(range(MANY))
+        assert made.empty()
+        made.delete()
+        made.close()
+
+
+def test_the_server_is_away_when_one_is_to_be_cut(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyProxy(url) as proxy:
+        made: Any = mp.Queue(url=proxy.url)
+        fill(made)
+        stop_keeping(made, monkeypatch)
+        got: list[Any] = []
+        get_into_one(made, got)
+        made._remote.handle.prefetch.finish()
+        proxy.refuse()
+        proxy.cut()
+        monkeypatch.setattr("pressure.handle.FAREWELL", 0.1)
+        while made._remote.core.buffer:
+            made._remote.core.buffer.pop()
+        for session in made._remote.core.sessions:
+            session.stale = session.known
+        with pytest.raises(pressure.PressureError):
+            made._remote.handle.give_back_ahead()
+        proxy.accept()
+        assert rest_of(made, got) == list(range(MANY))
+        made.delete()
+        made.close()
+
+
+def get_some(made: Any, sent: Any, how_many: int) -> None:
+    for _ in range(how_many):
+        sent.put(made.get(timeout=PATIENCE))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_that_ends_amid_one_gives_the_rest_back(method: str, url: str) -> None:
+    context = mp.get_context(method)
+    made: Any = mp.Queue(url=url)
+    sent: Any = mp.SimpleQueue(url=url)
+    fill(made)
+    process = context.Process(target=get_some, args=(made, sent, 50))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    got = [sent.get() for _ in range(50)]
+    assert rest_of(made, got) == list(range(MANY))
+    for one in (made, sent):
+        one.delete()
+        one.close()
+
+
+def get_some_and_die(made: Any, sent: Any, how_many: int) -> None:
+    get_some(made, sent, how_many)
+    core = made._remote.core
+    eventually(lambda: not (core.has_ahead or any(one.pending for one in core.sessions)))
+    eventually(lambda: made._remote.size().ahead == 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_after_a_while_had_given_the_rest_back(url: str) -> None:
+    context = mp.get_context("fork")
+    made: Any = mp.Queue(url=url)
+    sent: Any = mp.SimpleQueue(url=url)
+    fill(made)
+    process = context.Process(target=get_some_and_die, args=(made, sent, 50))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    got = [sent.get() for _ in range(50)]
+    assert rest_of(made, got) == list(range(MANY))
+    for one in (made, sent):
+        one.delete()
+        one.close()
+
+
+def test_a_fork_amid_one_leaves_it_to_the_parent(filled: Any, url: str) -> None:
+    got: list[Any] = []
+    get_into_one(filled, got)
+    sent: Any = mp.SimpleQueue(url=url)
+    process = mp.get_context("fork").Process(target=get_some, args=(filled, sent, 1))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    got.append(sent.get())
+    assert sorted(rest_of(filled, got)) == list(range(MANY))
+    sent.delete()
+    sent.close()
