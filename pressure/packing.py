@@ -19,7 +19,12 @@ def packed(words: tuple[Word, ...]) -> bytes:
     # Ctrl-C does, the process crashes: so it gets no numbers. And it takes no bytearray.
     plain: tuple[Any, ...] = words
     if not _TEXT.issuperset(map(type, words)):
-        plain = tuple([word if type(word) in _TEXT else _plain(word) for word in words])
+        plain = tuple(
+            [
+                word if type(word) in _TEXT else b"%d" % word if type(word) is int else _plain(word)
+                for word in words
+            ]
+        )
     command: bytes = hiredis.pack_command(plain)
     return command
 

@@ -23,7 +23,7 @@ log = logging.getLogger("pressure.worker")
 
 OVERDUE = 0.020
 """After this long on one task, the tasks behind it are given back."""
-BATCH_OVERDUE = 0.050
+BATCH_OVERDUE = 0.060
 """After this long on what was claimed at once, what is left of it is."""
 TICK = 0.010
 HASTEN = 0.05

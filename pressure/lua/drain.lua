@@ -7,7 +7,7 @@ local base, bound, not_full, room, prefetched, joiners, joined, blobs = unpack(K
 local raw = ARGV[1] == '1'
 if call('EXISTS', bound) == 0 then return {ABSENT} end
 local dropped, more = call('LLEN', base), 0
-if call('EXISTS', blobs) == 1 or call('HEXISTS', prefetched, '#') == 1 then
+if call('EXISTS', blobs) == 1 or call('HGET', prefetched, '#') then
   for from = 0, dropped - 1, SLICE do
     for _, value in ipairs(call('LRANGE', base, from, from + SLICE - 1)) do
       drop_blob(blobs, value, raw)

@@ -236,7 +236,7 @@ local function acknowledge(taken, kinds, tags, id, number, raw, producers, fetch
     call('HSET', producers, id, string.format('%d:0:%d', number, now_ms()))
   end
   local found = {g = 0, a = 0, f = 0}
-  local more, bundles = 0, not raw and call('HEXISTS', prefetched, '#') == 1
+  local more, bundles = 0, not raw and call('HGET', prefetched, '#')
   if bundles and #tags < #kinds then
     for _, value in ipairs(call('LRANGE', taken, -#kinds, -1)) do more = more + behind(value) end
   end

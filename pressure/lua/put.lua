@@ -82,7 +82,9 @@ local had = hold >= 0 and reserved_for(prefetched, own) or 0
 local before, asked = 0, count
 -- How many items the values carry besides one each: bundles have several.
 local more = 0
-for i = FIRST, raw and 0 or #ARGV do more = more + behind(ARGV[i]) end
+for i = FIRST, raw and 0 or #ARGV do
+  if (string.byte(ARGV[i], FLAGS) or 0) >= BUNDLE_FLAG then more = more + behind(ARGV[i]) end
+end
 if limit > 0 then
   before = used(base, prefetched) - had
   if mode == '' and before + count + more > limit then

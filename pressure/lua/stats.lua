@@ -8,7 +8,8 @@ local base, bound, closed, produced_messages, produced_bytes, consumed_messages,
 local limit = call('GET', bound)
 if not limit then return {ABSENT} end
 local function number(key) return tonumber(call('GET', key) or 0) end
-return {OK, tonumber(limit), call('LLEN', base) + (call('HGET', prefetched, '#') or 0), call('EXISTS', closed),
+local length = call('LLEN', base) + (call('HGET', prefetched, '#') or 0)
+return {OK, tonumber(limit), length, call('EXISTS', closed),
   number(produced_messages), number(produced_bytes), number(consumed_messages),
   number(consumed_bytes), tonumber(call('HGET', prefetched, '*') or 0), call('ZCARD', leases),
   call('LLEN', dead_letters), call('GET', producer) or '', call('GET', consumer) or '',
