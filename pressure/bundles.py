@@ -10,11 +10,13 @@ which a single item would be, or cuts it by then: what is left goes back, each i
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from pressure import envelope
 from pressure.core import Core
+from pressure.session import Session
 
 __all__ = ["LEAST", "is_bundle", "joined", "packed", "sizes", "split"]
 
@@ -22,6 +24,9 @@ LEAST, MOST = 16, 32
 """Who puts so few items at a time puts each by itself; and the most items of a bundle."""
 MOST_BYTES = 16 * 1024
 """So large is a bundle at most. What an element costs matters little for large items."""
+FRESH = 0.1
+"""For so long (seconds) it is taken for true that there is just one consumer. Several would give
+back to each other what they don't need of a bundle, and get items out of order."""
 BOUND_SHARE = 4
 """A bundle fills no more than this part of a queue's bound."""
 
@@ -33,11 +38,13 @@ def is_bundle(item: bytes) -> bool:
     return len(item) > envelope.HEADER_BYTES and bool(item[1] & envelope.BUNDLE)
 
 
-def sizes(core: Core[Any], bodies: Sequence[bytes]) -> list[int]:
+def sizes(core: Core[Any], session: Session[Any], bodies: Sequence[bytes]) -> list[int]:
     """How many of these, which are put at once, each element is to have, in order; empty if each is
     to go by itself, as the last one always does: the caller may wait for what becomes of it."""
+    if len(bodies) < LEAST or time.monotonic() - session.alone_at > FRESH:
+        return []
     most = min(MOST, core.bound // BOUND_SHARE) if core.bound else MOST
-    if len(bodies) < LEAST or most < LEAST or max(map(len, bodies)) > MOST_BYTES:
+    if most < LEAST or max(map(len, bodies)) > MOST_BYTES:
         return []
     groups: list[int] = []
     size = count = 0

@@ -8,6 +8,7 @@ at all.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -136,6 +137,8 @@ def put(
             if reply[0] == Status.OK:
                 accepted += reply[1]
                 session.places = reply[2]
+                if core.bundles:
+                    session.alone_at = time.monotonic() if reply[3:] == [1] else -math.inf
                 if session.confirmed >= 0:
                     session.confirmed = session.sequence
                     # What such a producer puts with one call is known by one number: if that is

@@ -71,7 +71,7 @@ def put_bodies(
         yield from flows.describe(core)
     while True:
         large: dict[int, bytes] = {}
-        groups = bundles.sizes(core, bodies) if core.bundles else []
+        groups = bundles.sizes(core, session, bodies) if core.bundles else []
         values = bundles.packed(core, bodies, groups) if groups else _packed_inline(core, bodies)
         if values is None:
             values, large = yield from _pack(core, bodies)

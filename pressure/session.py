@@ -7,6 +7,7 @@ its taken list it has seen.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, deque
@@ -38,6 +39,7 @@ class Session(Generic[L]):
     __slots__ = (
         "_stale",
         "adopted_ahead",
+        "alone_at",
         "aside",
         "borrower",
         "collected",
@@ -78,6 +80,8 @@ class Session(Generic[L]):
         # are reserved.
         self.hold = -1
         self.places = 0
+        # When a put was last told that the queue has just one consumer.
+        self.alone_at = -math.inf
         self.pending: deque[tuple[str, bytes]] = deque()
         self.leased: Counter[bytes] = Counter()
         # How those items begin that an exchange brought, by their tags: answers to one task, and

@@ -3,11 +3,11 @@
 -- answered with what that number did, before anything else is looked at. A server that took over
 -- from another may lack the end of what that had accepted: who names the last number that was
 -- confirmed to him, and can put again what is missing, hears of it first.
--- KEYS  base bound closed not_full room generation producers producer_free producer produced_messages produced_bytes prefetched uploads
+-- KEYS  base bound closed not_full room generation producers producer_free producer produced_messages produced_bytes prefetched uploads leases
 -- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms hold (how many places to reserve afterwards for this producer; -1: it never does) confirmed (this producer's last number whose reply it has; -1: never mind) value...
--- reply {OK, accepted, reserved} | {LOST, number} (of this producer's last put here) | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
+-- reply {OK, accepted, reserved} | {OK, accepted, reserved, consumers} (how many have a lease) | {LOST, number} (of this producer's last put here) | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
 local base, bound, closed, not_full, room, generation, producers, producer_free, producer,
-  produced_messages, produced_bytes, prefetched, uploads = unpack(KEYS)
+  produced_messages, produced_bytes, prefetched, uploads, leases = unpack(KEYS)
 local expected, id, sequence, client, mode, raw, ttl_ms, hold =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
 local confirmed = tonumber(ARGV[9])
@@ -151,4 +151,4 @@ if ttl_ms > 0 then
   if limit > 0 then expire(ttl_ms, not_full, room) end
   if hold > 0 or more > 0 then expire(ttl_ms, prefetched) end
 end
-return {OK, count, hold}
+return {OK, count, hold, call('ZCARD', leases)}

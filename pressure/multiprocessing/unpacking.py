@@ -90,7 +90,8 @@ class Unpacker:
         is cut short, the caller takes the item back. `lone_thread` as for `owe`."""
         core, handle, opened = self._core, self._handle, self._core.opened
         bundle = part.bundle
-        stood_still = time.monotonic() - bundle.at > STOOD_STILL
+        core.popped = now = time.monotonic()
+        stood_still = now - bundle.at > STOOD_STILL
         try:
             obj = items.SKIPPED if stood_still else pickle.loads(part.body)
         except Exception:

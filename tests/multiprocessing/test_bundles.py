@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -35,10 +36,13 @@ def shared(url: str) -> Iterator[Any]:
         made.delete()
 
 
-def fill(made: Any, objects: Any = range(MANY)) -> None:
-    """Put these as a quick loop would, which this process may not get to be."""
+def fill(made: Any, objects: Any = range(MANY), *, alone: bool = True) -> None:
+    """Put these as a quick loop would, which this process may not get to be; as if there were one
+    consumer, if that is `alone`."""
     producer = made._producer
     with producer._sending:
+        if alone:
+            producer._producer().alone_at = math.inf
         for obj in objects:
             producer._bodies.append(made._serialize(obj))
     made._producer.used = True
@@ -102,6 +106,23 @@ def test_few_or_large_items_are_none(shared: Any, client: redis.Redis) -> None:
     assert not any(bundled(shared, client))
     fill(shared, [bytes(20_000) for _ in range(40)])
     assert not any(bundled(shared, client))
+
+
+def test_they_are_for_one_consumer(shared: Any, client: redis.Redis) -> None:
+    """Several would get items out of order, since they give back to each other what they take."""
+    fill(shared, range(40), alone=False)
+    fill(shared, range(40), alone=False)
+    assert not any(bundled(shared, client)), "nobody has come yet"
+    assert shared.get(timeout=PATIENCE) == 0
+    # The reply to the first of these puts tells.
+    fill(shared, range(40), alone=False)
+    fill(shared, range(40), alone=False)
+    assert sum(bundled(shared, client)) == 2
+    other = another(shared)
+    other.get(time.monotonic() + PATIENCE)
+    fill(shared, range(40), alone=False)
+    assert shared._producer._producer().alone_at == -math.inf
+    other.handle.disconnect()
 
 
 @pytest.mark.parametrize(
