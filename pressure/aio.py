@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pressure import errors, items, lifecycle
+from pressure import errors, items, lifecycle, putting
 from pressure.address import Address, Client
 from pressure.aio_batches import batches
 from pressure.aio_control import AsyncQueueControl
@@ -147,7 +147,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         pool = self._handle.pool
         with for_asyncio():
             accepted = await pool.call(
-                lambda session: items.put_bodies(self._core, session, bodies, until, mode),
+                lambda session: putting.put_bodies(self._core, session, bodies, until, mode),
                 until,
                 slots=pool.asking if until == 0.0 else pool.putting,
                 verdict=FAREWELL,

@@ -18,7 +18,7 @@ from pressure import envelope
 from pressure.core import Core
 from pressure.session import Session
 
-__all__ = ["LEAST", "is_bundle", "joined", "packed", "sizes", "split"]
+__all__ = ["LEAST", "is_bundle", "joined", "packed", "singly", "sizes", "split"]
 
 LEAST, MOST = 16, 32
 """Who puts so few items at a time puts each by itself; and the most items of a bundle."""
@@ -71,6 +71,17 @@ def packed(core: Core[Any], bodies: Sequence[bytes], groups: Sequence[int]) -> l
             values.append(codec.pack(core.message_id(), body, flags=envelope.BUNDLE))
         at += size
     return values
+
+
+def singly(core: Core[Any], item: bytes) -> list[bytes]:
+    """The items of a bundle, each as an element of its own; none if it is unsound."""
+    codec = core.codec
+    assert codec is not None
+    try:
+        bodies = split(codec.open_bundle(item) or b"")
+    except ValueError:
+        return []
+    return [codec.pack_plain(core.message_id(), body) for body in bodies]
 
 
 def joined(bodies: Sequence[bytes]) -> bytes:

@@ -153,8 +153,9 @@ class Core(Generic[L]):
         self.generation = b""
         self.codec: Codec | None = None
         self.bound = 0
-        self.bundles = False
-        """Whether many items are put as bundles, and bundles are taken apart."""
+        self.bundles = self.unbundles = False
+        """Whether many items are put as bundles; and whether who gets items takes bundles apart, or
+        has them cut."""
         self.forfeited = 0
         # Calls that were cancelled, and are being brought to their end (asyncio).
         self.concluding = 0

@@ -262,7 +262,7 @@ def take(
             session.known = True
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])
         if status == Status.OK:
-            behind = len(reply) - 2 + (core.bundles and is_bundle(reply[1]))
+            behind = len(reply) - 2 + (not core.raw and is_bundle(reply[1]))
             return Taken(reply[1:], behind if ahead else 0, waited)
         if status == Status.EMPTY:
             _, lapsed, fetched_ahead, *pausing = reply

@@ -292,7 +292,7 @@ class Handle:
         self.prefetch.finish(0.0)
         self.core.generation = b""
         self.core.buffer.clear()
-        self.core.opened.take_all()
+        self.core.opened.clear()
         sessions = self._borrow(lambda session: True)
         for session in sessions:
             session.reset()

@@ -7,7 +7,6 @@ dead-letter list with the reason, and the queue goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pressure import blobs, bundles, envelope, flows
@@ -15,9 +14,6 @@ from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
 from pressure.errors import (
     PayloadError,
-    QueueDoesNotExistError,
-    QueueError,
-    ServerOutOfMemoryError,
     SignatureError,
 )
 from pressure.protocol import Status
@@ -38,7 +34,6 @@ __all__ = [
     "open_ahead",
     "open_item",
     "open_leased",
-    "put_bodies",
     "quickly_read",
     "read_item",
 ]
@@ -54,87 +49,6 @@ class Unreadable(NamedTuple):
     """What `quickly_read` returns for an item that could not be unpickled."""
 
     error: PayloadError
-
-
-def put_bodies(
-    core: Core[Any],
-    session: Session[Any],
-    bodies: Sequence[bytes],
-    until: float | None,
-    mode: str = "",
-    *,
-    waited: bool = False,
-) -> Flow[int]:
-    """Put serialized items; returns how many were accepted by `until`. `waited`: an earlier try has
-    waited for room, so nothing may get into a successor of the queue."""
-    if not core.generation:
-        yield from flows.describe(core)
-    while True:
-        large: dict[int, bytes] = {}
-        groups = bundles.sizes(core, session, bodies) if core.bundles else []
-        values = bundles.packed(core, bodies, groups) if groups else _packed_inline(core, bodies)
-        if values is None:
-            values, large = yield from _pack(core, bodies)
-        try:
-            accepted = yield from flows.put(core, session, values, until, mode)
-            accepted = sum(groups[:accepted]) if groups else accepted
-            if large:
-                yield from _discard_refused(core, large, accepted)
-            return accepted
-        except flows.OtherGeneration:
-            yield from _discard_refused(core, large, 0)
-            yield from flows.describe(core)
-            if waited:
-                raise QueueDoesNotExistError(
-                    core.name, "it was deleted while this operation waited"
-                ) from None
-        except (QueueError, ServerOutOfMemoryError) as exc:
-            yield from _discard_refused(core, large, exc.accepted)
-            exc.accepted = sum(groups[: exc.accepted]) if groups else exc.accepted
-            raise
-
-
-def _packed_inline(core: Core[Any], bodies: Sequence[bytes]) -> Sequence[bytes] | None:
-    """The items of some bodies; None if one is too large to travel inline."""
-    if core.raw:
-        return bodies
-    codec = core.codec
-    assert codec is not None
-    pack, message_id = codec.pack_plain, core.message_id
-    if len(bodies) == 1:
-        body = bodies[0]
-        return [pack(message_id(), body)] if len(body) <= blobs.INLINE_BYTES else None
-    if max(map(len, bodies), default=0) > blobs.INLINE_BYTES:
-        return None
-    return [pack(message_id(), body) for body in bodies]
-
-
-def _pack(core: Core[Any], bodies: Sequence[bytes]) -> Flow[tuple[list[bytes], dict[int, bytes]]]:
-    """The items of some bodies, and those whose bodies lie beside the queue by their places."""
-    codec = core.codec
-    assert codec is not None
-    values: list[bytes] = []
-    large: dict[int, bytes] = {}
-    for at, body in enumerate(bodies):
-        message_id = core.message_id()
-        if len(body) <= blobs.INLINE_BYTES:
-            values.append(codec.pack_plain(message_id, body))
-            continue
-        try:
-            value = yield from blobs.upload(core, message_id, body)
-        except ServerOutOfMemoryError:
-            # What was stored of them would keep the memory full.
-            yield from _discard_refused(core, large, 0)
-            raise
-        values.append(value)
-        large[at] = value
-    return values, large
-
-
-def _discard_refused(core: Core[Any], large: dict[int, bytes], accepted: int) -> Flow[None]:
-    for at, item in large.items():
-        if at >= accepted:
-            yield from blobs.discard(core, item)
 
 
 class Fetched(NamedTuple):
@@ -164,7 +78,7 @@ def fetch(
         return None
     direct = len(taken) - behind
     try:
-        if core.bundles and any(map(bundles.is_bundle, taken)):
+        if core.unbundles and any(map(bundles.is_bundle, taken)):
             # The first is opened by whoever takes the next one of those.
             core.store_ahead(session, "g", taken[:direct])
             core.store_ahead(session, "a", taken[direct:])
@@ -265,7 +179,8 @@ def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -
 
     Raises `PayloadError` for one that cannot be read, which is in the dead letters then; returns
     `SKIPPED` for one that was delivered too often, which is there, too, and for one that cannot be
-    read since the lease was lost meanwhile: whoever has it now may have freed its body.
+    read since the lease was lost meanwhile: whoever has it now may have freed its body. Also for a
+    bundle, whose items are back in the queue then, each by itself.
     """
     obj, _ = yield from open_leased(core, session, tag, item)
     return obj
@@ -277,6 +192,13 @@ def open_leased(
     """As `open_item`, and how often the item was delivered in vain before. `ahead` says that it
     counts as fetched ahead, should nobody have stored it so."""
     deliveries = 0
+    if not core.raw and bundles.is_bundle(item):
+        values = bundles.singly(core, item)
+        if values:
+            ahead = ahead or ("a", tag) in session.opening
+            reply = yield core.protocol.cut(session.consumer, tag, values, ahead=ahead)
+            session.stale = session.stale or reply[0] == Status.LOST
+            return SKIPPED, 0
     if core.raw:
         most = core.settings.max_deliveries
         if most:
@@ -382,7 +304,7 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
             codec.check(parsed)
             body = parsed.body
         if parsed.flags & envelope.BUNDLE:
-            raise ValueError("it is a bundle of items, which pressure.multiprocessing reads")
+            raise ValueError("it is a bundle of items, and not one")
     except BadSignature as exc:
         raise SignatureError(core.name, f"an item is refused: {exc}") from exc
     except ValueError as exc:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 from pressure.session import Session
 
 __all__ = ["Bundle", "Opened", "Part"]
 
+STOOD_STILL = 1.0
+"""Whoever hands out a bundle is done after a fraction of this time (seconds), unless the process
+was stopped: then its lease may be over."""
+
 
 class Part:
-    """An item of a bundle on its way to a caller. `handed`: it counts as handed out."""
+    """An item of a bundle on its way to a caller, or not any more if it was taken `back`."""
 
-    __slots__ = ("body", "bundle", "handed")
+    __slots__ = ("back", "body", "bundle")
 
     def __init__(self, bundle: Bundle, body: bytes) -> None:
         self.bundle = bundle
         self.body = body
-        self.handed = False
+        self.back = False
 
 
 class Bundle:
     """One whose items are being handed out. Until that is done, `mark` stands in its session's
-    `opening`: it counts as seen, and is not acknowledged."""
+    `opening`: it counts as seen, and is not acknowledged.
 
-    __slots__ = ("at", "bodies", "is_cut", "left", "life", "mark", "session")
+    `bodies` are those that nobody has, the next one last, `in_hand` those that are on their way.
+    Once it is `doubtful`, nobody gets any more of it: it may have been cut already.
+    """
+
+    __slots__ = ("at", "bodies", "doubtful", "in_hand", "life", "mark", "session")
 
     def __init__(
         self, session: Session[Any], mark: tuple[str, bytes], bodies: list[bytes], at: float
@@ -36,13 +43,12 @@ class Bundle:
         self.session = session
         self.life = session.life
         self.mark = mark
-        self.left = len(bodies)
-        # The next one last.
         bodies.reverse()
         self.bodies = bodies
+        self.in_hand: set[Part] = set()
+        self.doubtful = False
         # When it was opened (monotonic).
         self.at = at
-        self.is_cut = False
 
     def is_lost(self) -> bool:
         return self.life != self.session.life
@@ -64,40 +70,56 @@ class Opened:
         """Whether the bundle of this mark is among them."""
         return any(bundle.mark == mark for bundle in list(self.bundles))
 
-    def next(self) -> Part | None:
-        """The next item; None if there is none. Call `handed` or `take_back` then."""
-        with self._lock:
-            while self.bundles:
-                bundle = self.bundles[0]
-                if bundle.bodies and not bundle.is_lost():
-                    return Part(bundle, bundle.bodies.pop())
-                self.bundles.popleft()
-                if bundle.is_lost():
-                    self._over(bundle)
-        return None
+    def next(self, now: float) -> Part | None:
+        """The next item, of which the caller says `handed` or `take_back`. None if there is none;
+        or if there is a bundle still, which is doubtful and has to be cut first."""
+        part = None
+        try:
+            with self._lock:
+                while self.bundles:
+                    bundle = self.bundles[0]
+                    if bundle.bodies and not bundle.is_lost():
+                        if bundle.doubtful or now - bundle.at > STOOD_STILL:
+                            bundle.doubtful = True
+                            return None
+                        part = Part(bundle, bundle.bodies[-1])
+                        bundle.in_hand.add(part)
+                        bundle.bodies.pop()
+                        return part
+                    self.bundles.popleft()
+                    if bundle.is_lost():
+                        self._over(bundle)
+            return None
+        except BaseException:
+            # Wherever Ctrl-C came: the caller doesn't know of the item.
+            if part is not None:
+                self.take_back(part)
+            raise
 
     def handed(self, part: Part) -> bool:
         """An item was handed out. Whether it was the last, and its bundle is to be acknowledged:
-        call `over` then."""
+        say `over` then."""
         bundle = part.bundle
         with self._lock:
-            bundle.left -= 1
-            part.handed = True
-            return bundle.left == 0 and not bundle.is_cut
+            bundle.in_hand.discard(part)
+            return not (bundle.bodies or bundle.in_hand)
 
     def take_back(self, part: Part) -> None:
-        """An item did not reach its caller after all. If that was the last one, this must come
-        before its bundle was acknowledged."""
-        bundle, body = part.bundle, part.body
+        """An item did not reach its caller after all."""
+        bundle = part.bundle
         session = bundle.session
         with self._lock:
-            bundle.left += part.handed
-            part.handed = False
+            if part.back:
+                return
+            part.back = True
+            bundle.in_hand.discard(part)
+            if not (bundle.bodies and bundle.bodies[-1] is part.body):
+                bundle.bodies.append(part.body)
             for owed in (session.pending, session.aside):
                 if bundle.mark in owed:
                     owed.remove(bundle.mark)
-                    session.opening.append(bundle.mark)
-            bundle.bodies.append(body)
+            if bundle.mark not in session.opening:
+                session.opening.append(bundle.mark)
             if bundle not in self.bundles:
                 self.bundles.appendleft(bundle)
 
@@ -117,20 +139,26 @@ class Opened:
         except IndexError:
             return float("inf")
 
-    def take_all(self) -> list[tuple[Bundle, list[bytes]]]:
-        """The bundles, newest first, and what is left of each, oldest first: nobody else hands that
-        out from now on."""
-        taken = []
+    def to_cut(self) -> list[tuple[Bundle, list[bytes]]]:
+        """The bundles that can be cut, newest first, and what is left of each, oldest first. They
+        are doubtful from now on. Of those that are not among them an item is on its way, which
+        would be lost if its caller died now."""
+        found = []
         with self._lock:
-            while self.bundles:
-                bundle = self.bundles.pop()
-                taken.append((bundle, bundle.bodies[::-1]))
-                bundle.bodies.clear()
-        return taken
+            for bundle in reversed(self.bundles):
+                if not bundle.in_hand:
+                    bundle.doubtful = True
+                    found.append((bundle, bundle.bodies[::-1]))
+        return found
 
-    def restore(self, taken: Iterable[tuple[Bundle, list[bytes]]]) -> None:
-        """These, which `take_all` returned, are to be handed out after all."""
+    def was_cut(self, bundle: Bundle, count: int) -> list[bytes]:
+        """It is no more. Returns what was taken back since, when `count` were left."""
         with self._lock:
-            for bundle, bodies in taken:
-                bundle.bodies[:0] = bodies[::-1]
-                self.bundles.appendleft(bundle)
+            self._over(bundle)
+            with contextlib.suppress(ValueError):
+                self.bundles.remove(bundle)
+            return bundle.bodies[count:]
+
+    def clear(self) -> None:
+        with self._lock:
+            self.bundles.clear()

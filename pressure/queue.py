@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from pressure import flows, items, lifecycle
+from pressure import flows, items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
@@ -137,7 +137,7 @@ class PressureQueue(QueueControl, Generic[T]):
         handle = self._handle
         session = handle.acquire()
         try:
-            flow = items.put_bodies(self._core, session, bodies, until, mode)
+            flow = putting.put_bodies(self._core, session, bodies, until, mode)
             accepted = handle.run(flow, session, until)
         finally:
             handle.release(session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pressure import flows
@@ -132,35 +132,26 @@ def give_back_ahead(core: Core[Any]) -> Flow[None]:
 
 
 def _cut_all(core: Core[Any]) -> Flow[None]:
-    bundles = core.opened.take_all()
-    while bundles:
-        try:
-            yield from _cut(core, *bundles[0])
-        except BaseException:
-            core.opened.restore(bundles)
-            raise
-        del bundles[0]
+    """Put what is left of bundles that are being handed out back, each item by itself."""
+    if any(session.stale for session in list(core.sessions)):
+        # What such a session has is newer. When it is looked after, that goes back first.
+        return
+    for bundle, bodies in core.opened.to_cut():
+        yield from _cut(core, bundle, bodies)
+        more = core.opened.was_cut(bundle, len(bodies))
+        if more and not bundle.is_lost():
+            values = _singly(core, more)
+            yield from flows.put(core, bundle.session, values, flows.AT_ONCE, "head")
 
 
 def _cut(core: Core[Any], bundle: Bundle, bodies: list[bytes]) -> Flow[None]:
-    """Put what is left of a bundle back, each item by itself."""
-    if not bodies:
-        # The last of it is being handed out.
-        return
     session, (kind, tag) = bundle.session, bundle.mark
-    codec = core.codec
-    assert codec is not None
-    values = [codec.pack_plain(core.message_id(), body) for body in bodies]
-    if bundle.is_cut and not bundle.is_lost():
-        # Of one that was taken out just then, but did not get to the caller.
-        yield from flows.put(core, session, values, flows.AT_ONCE, "head")
-        return
+    values = _singly(core, bodies)
     patience = time.monotonic() + ADOPTION
     while not bundle.is_lost():
         consumer = session.consumer
         reply = yield core.protocol.cut(consumer, tag, values, ahead=kind == "a")
         if reply[0] != Status.LOST:
-            bundle.is_cut = True
             break
         # As in `end_lease`.
         if session.stale and time.monotonic() < patience:
@@ -168,7 +159,12 @@ def _cut(core: Core[Any], bundle: Bundle, bodies: list[bytes]) -> Flow[None]:
         elif session.consumer == consumer and not bundle.is_lost():
             core.forfeited += 1
             session.forfeit()
-    core.opened.over(bundle)
+
+
+def _singly(core: Core[Any], bodies: Iterable[bytes]) -> list[bytes]:
+    codec = core.codec
+    assert codec is not None
+    return [codec.pack_plain(core.message_id(), body) for body in bodies]
 
 
 def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from pressure import items
+from pressure import putting
 from pressure.errors import PressureError
 from pressure.link import Link
 from pressure.multiprocessing.remote import Remote
@@ -111,7 +111,7 @@ class Outgoing:
             batch.append(bodies.popleft())
             size += len(batch[-1])
         try:
-            flow = items.put_bodies(self._remote.core, session, batch, None)
+            flow = putting.put_bodies(self._remote.core, session, batch, None)
             request = next(flow)
         except BaseException:
             self._put_back()

@@ -19,7 +19,7 @@ import threading
 import time
 from multiprocessing import util
 
-from pressure import flows, items
+from pressure import flows, putting
 from pressure.driver import give_up
 from pressure.errors import (
     OutcomeUnknownError,
@@ -178,7 +178,7 @@ class Producer(Outgoing):
                     self._under_way = batch = [*self._bodies]
                     self._places = 0
                     self._bodies.clear()
-                flow = items.put_bodies(
+                flow = putting.put_bodies(
                     core, session, [*batch, body], flows.AT_ONCE, waited=bool(waited_for)
                 )
                 self._cut_short = next(flow), flow

@@ -16,7 +16,7 @@ import weakref
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-from pressure import bundles, flows, items, lifecycle
+from pressure import bundles, flows, items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import checked_bound
 from pressure.core import Ahead, Core, Settings
@@ -97,7 +97,8 @@ class Remote:
         settings = resolve_keys(settings, None, address)
         self.core: Core[Link] = Core(where.name, where.prefix, _PICKLES, settings)
         self.core.learn(where.generation, where.bound)
-        # Who opens a queue by its name may not know of bundles.
+        self.core.unbundles = True
+        # Who opens a queue by a name may not be prepared for bundles.
         self.core.bundles = where.ttl is not None
         self.handle = Handle(self.core, address)
         self._pace = Pace()
@@ -179,12 +180,14 @@ class Remote:
         try:
             while True:
                 if core.opened.bundles:
-                    part = core.opened.next()
+                    part = core.opened.next(time.monotonic())
                     if part is not None:
                         obj = unpacker.unpack(part, lone_thread=self._thread > 0)
                         if obj is not items.SKIPPED:
                             return obj
                         part = None
+                    elif core.opened.bundles:
+                        unpacker.cut(until)
                     continue
                 if len(core.buffer) <= prefetch.at:
                     prefetch.ask(self._next_count(), in_order=self._thread == thread)
@@ -210,10 +213,9 @@ class Remote:
             # Cut short (by Ctrl-C, say).
             if part is not None:
                 core.opened.take_back(part)
-                self.handle.keep_up()
             elif ahead is not None and not core.opened.has(ahead.mark):
                 core.abandon([ahead])
-                self.handle.keep_up()
+            self.handle.keep_up()
             raise
 
     def _next_count(self) -> int:
@@ -320,7 +322,9 @@ class Remote:
         session = self.handle.acquire()
         try:
             return (
-                self.handle.run(items.put_bodies(self.core, session, [body], until), session, until)
+                self.handle.run(
+                    putting.put_bodies(self.core, session, [body], until), session, until
+                )
                 == 1
             )
         finally:
@@ -338,20 +342,20 @@ class Remote:
         """
         until = time.monotonic() + CERTAINTY
         if self.core.opened.bundles:
-            self.handle.give_back_ahead()
+            self._unpacker.cut(until)
         if self.handle.prefetch.under_way or any(session.pending for session in self.core.sessions):
             self.handle.flush_idle()
         while True:
             reply: Any = self.handle.ask(self.core.protocol.size())
             if reply[0] == Status.ABSENT:
                 raise QueueDoesNotExistError(self.core.name)
-            length, bound, _, ahead, reserved = reply[1:]
+            length, bound, _, ahead, reserved, taken_along = reply[1:]
             ours = len(self.core.buffer)
-            uncertain = max(0, ahead - ours) + (reserved if enough is not None else 0)
+            theirs = max(0, ahead - ours) + taken_along
             if enough is None:
-                certain = uncertain == 0
+                certain = theirs == 0
             else:
-                certain = length + reserved < enough or length - max(0, ahead - ours) >= enough
+                certain = length + reserved < enough or length - theirs >= enough
             if certain or time.monotonic() >= until:
                 return Size(length, bound, ahead, reserved)
             time.sleep(LOOK_AGAIN)

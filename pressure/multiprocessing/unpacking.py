@@ -14,18 +14,17 @@ from typing import Any
 
 from pressure import bundles, items
 from pressure.core import Ahead, Core
-from pressure.errors import PressureError
+from pressure.errors import PressureError, ServerUnavailableError
 from pressure.handle import Handle
 from pressure.link import Link
 from pressure.opened import Bundle, Part
 from pressure.protocol import Command
+from pressure.requests import Flow
 from pressure.session import Session
 
 __all__ = ["Unpacker", "owe"]
 
-STOOD_STILL = 1.0
-"""Whoever hands out a bundle is done after a fraction of this time (seconds), unless the process
-was stopped."""
+PAUSE = 0.01
 LOOK = 0.1
 """For so long (seconds) it is taken for true whether there are other consumers."""
 
@@ -39,6 +38,11 @@ def owe(
     else:
         # Another thread may be blocked with the session.
         handle.owe(session, mark)
+
+
+def _consumers(core: Core[Link]) -> Flow[int]:
+    count: int = yield Command(("ZCARD", core.protocol.keys.leases))
+    return count
 
 
 class Unpacker:
@@ -80,8 +84,7 @@ class Unpacker:
         if now - self._looked > LOOK:
             self._alone = False
             with contextlib.suppress(PressureError):
-                count: Any = self._handle.ask(Command(("ZCARD", self._core.protocol.keys.leases)))
-                self._alone = count <= 1
+                self._alone = self._handle.call(_consumers(self._core), now) <= 1
             self._looked = now
         return self._alone
 
@@ -90,18 +93,15 @@ class Unpacker:
         is cut short, the caller takes the item back. `lone_thread` as for `owe`."""
         core, handle, opened = self._core, self._handle, self._core.opened
         bundle = part.bundle
-        core.popped = now = time.monotonic()
-        stood_still = now - bundle.at > STOOD_STILL
         try:
-            obj = items.SKIPPED if stood_still else pickle.loads(part.body)
+            obj = pickle.loads(part.body)
         except Exception:
             # By itself it can be buried.
-            obj = items.SKIPPED
-        if obj is items.SKIPPED:
-            # If the process stood still, the lease may be over.
             opened.take_back(part)
-            handle.give_back_ahead()
-        elif opened.handed(part):
+            bundle.doubtful = True
+            return items.SKIPPED
+        core.popped = time.monotonic()
+        if opened.handed(part):
             owe(handle, bundle.session, bundle.mark, lone_thread=lone_thread)
             opened.over(bundle)
             if not core.buffer:
@@ -110,3 +110,22 @@ class Unpacker:
             self._shares = False
             handle.give_back_unused()
         return obj
+
+    def cut(self, until: float | None) -> None:
+        """Cut the bundles that are being handed out, the next of which is doubtful. Waits for a
+        server that is away as any operation does, or until `until` (monotonic)."""
+        handle = self._handle
+        patience = time.monotonic() + self._core.settings.reconnect_timeout
+        patience = patience if until is None else min(patience, max(until, time.monotonic() + 1.0))
+        while True:
+            try:
+                handle.flush_idle()
+                handle.give_back_ahead()
+            except ServerUnavailableError:
+                if time.monotonic() >= patience or handle.address.has_ended:
+                    raise
+            bundles = self._core.opened.bundles
+            if not bundles or not bundles[0].doubtful:
+                return
+            # A thread has an item of it in hand, or a session isn't in order yet.
+            time.sleep(PAUSE)

@@ -17,8 +17,10 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
-from pressure import bundles, envelope
+from pressure import bundles, envelope, opened
 from pressure.errors import QueueDoesNotExistError
+from pressure.link import Link
+from pressure.scripts import SCRIPTS
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
 
@@ -347,21 +349,21 @@ def test_the_lease_is_lost_amid_one(filled: Any, monkeypatch: pytest.MonkeyPatch
     assert before <= again[0] <= len(got), "no more than what was not acknowledged"
 
 
+def is_cut(words: tuple[bytes, ...]) -> bool:
+    return words[0] == b"EVALSHA" and words[1] == SCRIPTS["cut"].sha.encode()
+
+
 @pytest.mark.parametrize("lose", ["reply", "request"])
-def test_a_cut_whose_reply_is_lost(lose: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_that_is_lost(lose: str, url: str, client: redis.Redis) -> None:
+    client.script_load(SCRIPTS["cut"].text)
     with FaultyProxy(url) as proxy:
         made: Any = mp.Queue(url=proxy.url)
         fill(made)
-        stop_keeping(made, monkeypatch)
         got: list[Any] = []
         get_into_one(made, got)
-        made._remote.handle.prefetch.finish()
-        made._remote.core.buffer.clear()
-        for consumer in made._remote.core.sessions:
-            consumer.stale = consumer.known
         drop = proxy.drop_next_reply if lose == "reply" else proxy.drop_next_request
-        fault = drop()
-        made._remote.handle.give_back_ahead()
+        fault = drop(is_cut)
+        assert made.qsize() == MANY - len(got)
         assert fault.struck
         assert rest_of(made, got) == list(range(MANY))
         assert made.empty()
@@ -369,29 +371,202 @@ def test_a_cut_whose_reply_is_lost(lose: str, url: str, monkeypatch: pytest.Monk
         made.close()
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_a_cut_that_is_cut_short(done: bool, filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, before or after the server has carried it out."""
+    stop_keeping(filled, monkeypatch)
+    got: list[Any] = []
+    get_into_one(filled, got)
+    execute = Link.execute
+
+    def cut_short(link: Link, command: Any) -> Any:
+        if command.script is None or command.script.name != "cut":
+            return execute(link, command)
+        if done:
+            execute(link, command)
+        link.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Link, "execute", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            filled.qsize()
+    assert rest_of(filled, got) == list(range(MANY))
+    assert filled.empty()
+
+
 def test_the_server_is_away_when_one_is_to_be_cut(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client.script_load(SCRIPTS["cut"].text)
     with FaultyProxy(url) as proxy:
         made: Any = mp.Queue(url=proxy.url)
         fill(made)
         stop_keeping(made, monkeypatch)
         got: list[Any] = []
         get_into_one(made, got)
-        made._remote.handle.prefetch.finish()
         proxy.refuse()
         proxy.cut()
         monkeypatch.setattr("pressure.handle.FAREWELL", 0.1)
-        while made._remote.core.buffer:
-            made._remote.core.buffer.pop()
-        for session in made._remote.core.sessions:
-            session.stale = session.known
         with pytest.raises(pressure.PressureError):
             made._remote.handle.give_back_ahead()
-        proxy.accept()
+        for bundle in made._remote.core.opened.bundles:
+            bundle.doubtful = True
+        back = threading.Timer(1.5, proxy.accept)
+        back.start()
         assert rest_of(made, got) == list(range(MANY))
+        back.join()
+        assert made.empty()
         made.delete()
         made.close()
+
+
+def test_nothing_is_cut_while_an_item_is_on_its_way(
+    shared: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long to unpickle; should its process be killed meanwhile, it is not lost."""
+    stop_keeping(shared, monkeypatch)
+    objects: list[Any] = list(range(MANY))
+    objects[40] = Slow()
+    fill(shared, objects)
+    assert [shared.get(timeout=PATIENCE) for _ in range(40)] == list(range(40))
+    got: list[Any] = []
+    getting = threading.Thread(target=lambda: got.append(shared.get(timeout=PATIENCE)), daemon=True)
+    getting.start()
+    assert Slow.begun.wait(PATIENCE)
+    remote = shared._remote
+    remote.handle.give_back_ahead()
+    remote.handle.flush_idle()
+    # As after its death.
+    for consumer in remote.core.consumers():
+        remote.handle.ask(remote.core.protocol.reap(consumer, force=True))
+    tags = [bundles.is_bundle(item) for item in lrange(client, remote.core.protocol.keys.base)]
+    assert any(tags), "its bundle is there, and it is in that"
+    other = another(shared)
+    Slow.go_on.set()
+    again = [other.get(time.monotonic() + PATIENCE) for _ in range(MANY - 32)]
+    assert again == [*range(32, 40), "slow", *range(41, MANY)]
+    getting.join(PATIENCE)
+    assert got == ["slow"]
+    other.handle.disconnect()
+
+
+def lrange(client: redis.Redis, key: bytes) -> list[bytes]:
+    items: Any = client.lrange(key, 0, -1)
+    return list(items)
+
+
+class Slow:
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def __reduce__(self) -> Any:
+        return slowly, ()
+
+
+def slowly() -> str:
+    Slow.begun.set()
+    assert Slow.go_on.wait(PATIENCE)
+    return "slow"
+
+
+def test_ctrl_c_as_the_next_one_is_looked_up(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before `get` knows of it."""
+    got: list[Any] = []
+    get_into_one(filled, got)
+
+    class Interrupted(opened.Part):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            raise KeyboardInterrupt
+
+    class Popping(list[bytes]):
+        def pop(self, *args: Any) -> bytes:
+            super().pop(*args)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opened, "Part", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            filled.get(timeout=PATIENCE)
+    bundle = filled._remote.core.opened.bundles[0]
+    bundle.bodies = Popping(bundle.bodies)
+    with pytest.raises(KeyboardInterrupt):
+        filled.get(timeout=PATIENCE)
+    bundle.bodies = list(bundle.bodies)
+    assert rest_of(filled, got) == list(range(MANY))
+    assert filled.empty()
+    core = filled._remote.core
+    assert not any(session.opening for session in core.sessions)
+
+
+def test_an_item_is_taken_back_once(filled: Any) -> None:
+    got: list[Any] = []
+    get_into_one(filled, got)
+    found = filled._remote.core.opened
+    part = found.next(time.monotonic())
+    found.take_back(part)
+    found.take_back(part)
+    assert rest_of(filled, got) == list(range(MANY))
+
+
+def test_there_is_no_room_for_one(url: str, client: redis.Redis) -> None:
+    """But for some of its items, and then for the others."""
+    made: Any = mp.Queue(100, url=url)
+    for number in range(90):
+        made.put(number, timeout=PATIENCE)
+    filling = threading.Thread(target=fill, args=(made, range(90, 130)), daemon=True)
+    filling.start()
+    eventually(lambda: made._remote.size().length == 100)
+    before = commands(client)
+    time.sleep(0.3)
+    assert commands(client) - before < 100, "it waits, and doesn't ask again and again"
+    # What is buffered here must not be waited for.
+    until = time.monotonic() + PATIENCE
+    assert [made._remote.get(until) for _ in range(130)] == list(range(130))
+    filling.join(PATIENCE)
+    made.delete()
+    made.close()
+
+
+def commands(client: redis.Redis) -> int:
+    stats: Any = client.info("stats")
+    return int(stats["total_commands_processed"])
+
+
+# Whoever comes by the queue's name
+
+
+def test_a_queue_of_that_name(filled: Any, url: str) -> None:
+    other: Any = mp.Queue(name=filled.name, url=url)
+    assert [other.get(timeout=PATIENCE) for _ in range(MANY)] == list(range(MANY))
+    other.close()
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_a_pressure_queue_of_that_name(leased: bool, filled: Any, client: redis.Redis) -> None:
+    remote = filled._remote
+    with pressure.PressureQueue[int](
+        filled.name, client=client, prefix=remote.where.prefix, codec=remote.core.serializer
+    ) as other:
+        got = []
+        for _ in range(MANY):
+            if leased:
+                with other.lease(timeout=PATIENCE) as number:
+                    got.append(number)
+            else:
+                got.append(other.get(timeout=PATIENCE))
+        assert got == list(range(MANY))
+        assert not list(other.dead_letters)
+    assert filled.empty()
+
+
+def test_others_see_how_many_are_left(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment they may see some of the last bundle that were handed out."""
+    other = another(filled)
+    assert rest_of(filled, []) == list(range(MANY))
+    assert other.size().length == 0
+    other.handle.disconnect()
 
 
 def get_some(made: Any, sent: Any, how_many: int) -> None:

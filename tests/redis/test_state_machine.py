@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pressure import blobs, flows, items, lifecycle, upkeep
+from pressure import blobs, flows, items, lifecycle, putting, upkeep
 from pressure.codec import serializer_for
 from pressure.core import Core, Settings
 from pressure.errors import (
@@ -281,7 +281,7 @@ class QueueMachine(RuleBasedStateMachine):
                 accepted = error.accepted  # type: ignore[attr-defined]
             self.ledger.put_ended(plain, accepted)
 
-        flow = items.put_bodies(actor.core, actor.session, bodies, LATER if wait else NOW, mode)
+        flow = putting.put_bodies(actor.core, actor.session, bodies, LATER if wait else NOW, mode)
         self.start(name, f"put {mode}".strip(), flow, ended, plain)
 
     @rule(who=actors, wait=st.booleans(), count=st.integers(1, 3), ahead=st.booleans())

@@ -65,6 +65,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "flows",
             "lifecycle",
             "upkeep",
+            "putting",
             "items",
             "parcels",
             "exchanging",
