@@ -188,11 +188,22 @@ class Consumer:
         values = []
         for client_id, answers in batches:
             core, codec = self._codecs[client_id]
-            value = codec.pack_record(answers[0][0], join(answers), 0)
+            first, body = answers[0]
+            if len(answers) > 1:
+                body = join(answers)
+            value = codec.pack_record(first, body, 0)
             values.append(_outcome((b"", core.protocol.keys, value, "")))
-        return Joined(
-            tags, values, lambda: [one for one in map(self._quick_outcome, verdicts) if one]
-        )
+        return Joined(tags, values, lambda: [self._short_outcome(one) for one in verdicts])
+
+    def _short_outcome(self, verdict: Verdict) -> Outcome:
+        """Of a short answer to a client that was known a moment ago."""
+        delivery, answer, dead_letter = verdict
+        assert type(answer) is bytes
+        core = self._codecs.get(delivery.client_id, (None, None))[0]
+        core = core or reply_core(self._core, delivery.client_id)
+        assert core.codec is not None
+        value = core.codec.pack_record(delivery.id, answer, 0)
+        return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
 
     def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
         delivery, answer, dead_letter = verdict

@@ -39,7 +39,8 @@ class Record(NamedTuple):
 
 class Delivery(NamedTuple):
     """What is claimed. `error` says why the body must not be used, if it must not; `refused`, that
-    its signature is the reason, `gone`, that a part of it isn't there."""
+    its signature is the reason, `gone`, that a part of it isn't there. `unchecked` is the body that
+    was refused: it may be looked at to tell whom it concerns, and no more."""
 
     id: bytes
     client_id: bytes
@@ -50,6 +51,7 @@ class Delivery(NamedTuple):
     error: str = ""
     refused: bool = False
     gone: bool = False
+    unchecked: bytes = b""
 
 
 # Quicker than the class itself, for what is made for each task.
@@ -79,7 +81,7 @@ def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
     if parts is None or len(item) > core.most_bytes:
         return None
     most, deliveries, put_ms, message_id, client_id, body = parts
-    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False))
+    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False, b""))
 
 
 def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery | None]:
@@ -95,7 +97,9 @@ def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery
             continue
         most, deliveries, put_ms, message_id, client_id, body = parts
         opened.append(
-            _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False))
+            _delivery(
+                (message_id, client_id, body, deliveries, most, put_ms, "", False, False, b"")
+            )
         )
     return opened
 
@@ -132,6 +136,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
         error,
         refused,
         gone,
+        parsed.body if refused else b"",
     )
 
 

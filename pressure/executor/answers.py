@@ -95,7 +95,7 @@ def read(delivery: Delivery, most_bytes: int) -> list[tuple[bytes, Answer | str]
     """What an item says of each of its tasks: an answer, or why it can't be read. `most_bytes` is
     what an answer may have."""
     if delivery.error:
-        return [(delivery.id, delivery.error)]
+        return [(id, delivery.error) for id in _concerned(delivery)]
     try:
         several = split_answers(delivery.body)
         if several is None:
@@ -103,6 +103,15 @@ def read(delivery: Delivery, most_bytes: int) -> list[tuple[bytes, Answer | str]
         return [(id, _read(record, most_bytes)) for id, record in several]
     except ValueError as exc:
         return [(delivery.id, str(exc))]
+
+
+def _concerned(delivery: Delivery) -> list[bytes]:
+    """The tasks of an item that can't be used: they hear of it, however wrong it is."""
+    try:
+        several = split_answers(delivery.unchecked)
+    except ValueError:
+        several = None
+    return [id for id, _ in several or ()] or [delivery.id]
 
 
 def _read(record: Buffer, most_bytes: int) -> Answer | str:

@@ -341,7 +341,9 @@ class Worker:
             self._notes.failed()
         output = function.output if type(function) is Captured else b""
         outcome = verdict(delivery, kind, payload, self._name, started, output)
-        if sealed and type(outcome.answer) is Content:
+        answer = outcome.answer
+        too_large = type(answer) is bytes and len(answer) > self._post.settings.max_item_bytes
+        if sealed and (too_large or type(answer) is Content):
             # At once: what is large in it is still the task's, and what runs next might change it.
             outcome = self._seal(outcome, started)
         del function, args, kwargs
@@ -349,7 +351,7 @@ class Worker:
 
     def _seal(self, outcome: Verdict, started: float) -> Verdict:
         delivery, answer, _ = outcome
-        assert isinstance(answer, Content)
+        assert isinstance(answer, bytes | Content)
         try:
             sealed = self._claimant.channel.seal(delivery.client_id, delivery.id, answer)
             return outcome._replace(answer=sealed)

@@ -177,6 +177,17 @@ def test_a_result_above_the_limit_is_a_readable_error(server: ServerProcess) -> 
         assert ex.submit(make, 8).result(PATIENCE).tolist() == [0.0]
 
 
+def test_a_result_that_only_its_record_puts_above_the_limit(server: ServerProcess) -> None:
+    settings = Settings(max_item_bytes=64 * 1024)
+    with executor("local", server.url, "-", 1, settings=settings) as ex:
+        assert [f.result(PATIENCE) for f in [ex.submit(abs, n) for n in range(100)]][99] == 99
+        with pytest.raises(ResultPayloadError, match="cannot travel"):
+            ex.submit(bytes, 64 * 1024 - 30).result(PATIENCE)
+        # One that is just within it, amid others.
+        futures = [ex.submit(bytes, 64 * 1024 - 200 if n == 50 else 0) for n in range(100)]
+        assert sum(len(future.result(PATIENCE)) for future in futures) == 64 * 1024 - 200
+
+
 # Nothing stays behind
 
 

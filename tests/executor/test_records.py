@@ -88,6 +88,16 @@ def test_one_of_several_answers_cannot_be_read() -> None:
     assert isinstance(long, str) and "max_item_bytes" in long
 
 
+def test_all_hear_of_an_item_that_is_refused() -> None:
+    ids = [b"%016d" % number for number in range(3)]
+    body = join_answers([(id, b"record") for id in ids])
+    delivery = Delivery(ids[0], bytes(16), b"", 0, 0, 0, "refused: why", True, False, body)
+    assert read(delivery, 100) == [(id, "refused: why") for id in ids]
+    for unreadable in (b"", body[:5], body[:-1]):
+        delivery = delivery._replace(unchecked=unreadable)
+        assert read(delivery, 100) == [(ids[0], "refused: why")]
+
+
 def test_the_document_lists_kinds_and_flags() -> None:
     listed = re.findall(r"^\| (\d+) \| ([A-Z]+) \|", SECTION, re.MULTILINE)
     assert [(int(number), name) for number, name in listed] == [(k.value, k.name) for k in Kind]
