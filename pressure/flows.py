@@ -137,8 +137,8 @@ def put(
             if reply[0] == Status.OK:
                 accepted += reply[1]
                 session.places = reply[2]
-                if core.bundles:
-                    session.alone_at = time.monotonic() if reply[3:] == [1] else -math.inf
+                if reply[3:]:
+                    session.alone_at = time.monotonic() if reply[3] == 1 else -math.inf
                 if session.confirmed >= 0:
                     session.confirmed = session.sequence
                     # What such a producer puts with one call is known by one number: if that is

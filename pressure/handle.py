@@ -26,7 +26,7 @@ from pressure.requests import Flow
 from pressure.retry import Broken
 from pressure.session import Session, in_doubt
 
-__all__ = ["Handle"]
+__all__ = ["LAST_TRY", "Handle"]
 
 T = TypeVar("T")
 LAST_TRY = 1.0

@@ -186,8 +186,8 @@ class Remote:
                         if obj is not items.SKIPPED:
                             return obj
                         part = None
-                    elif core.opened.bundles:
-                        unpacker.cut(until)
+                    elif core.opened.bundles and not unpacker.cut(until):
+                        raise QueueEmptyError(core.name)
                     continue
                 if len(core.buffer) <= prefetch.at:
                     prefetch.ask(self._next_count(), in_order=self._thread == thread)

@@ -15,7 +15,7 @@ from typing import Any
 from pressure import bundles, items
 from pressure.core import Ahead, Core
 from pressure.errors import PressureError, ServerUnavailableError
-from pressure.handle import Handle
+from pressure.handle import LAST_TRY, Handle
 from pressure.link import Link
 from pressure.opened import Bundle, Part
 from pressure.protocol import Command
@@ -25,6 +25,8 @@ from pressure.session import Session
 __all__ = ["Unpacker", "owe"]
 
 PAUSE = 0.01
+GRACE = 0.1
+"""For so long (seconds) at least is waited for another thread that has an item in hand."""
 LOOK = 0.1
 """For so long (seconds) it is taken for true whether there are other consumers."""
 
@@ -111,12 +113,15 @@ class Unpacker:
             handle.give_back_unused()
         return obj
 
-    def cut(self, until: float | None) -> None:
-        """Cut the bundles that are being handed out, the next of which is doubtful. Waits for a
-        server that is away as any operation does, or until `until` (monotonic)."""
+    def cut(self, until: float | None) -> bool:
+        """Cut the bundles that are being handed out; False if one is still doubtful at `until`
+        (monotonic; None: wait for ever). A server that is away is waited for as by any operation.
+        """
         handle = self._handle
-        patience = time.monotonic() + self._core.settings.reconnect_timeout
-        patience = patience if until is None else min(patience, max(until, time.monotonic() + 1.0))
+        began = time.monotonic()
+        patience = began + self._core.settings.reconnect_timeout
+        if until is not None:
+            patience = min(patience, max(until, began + LAST_TRY))
         while True:
             try:
                 handle.flush_idle()
@@ -126,6 +131,8 @@ class Unpacker:
                     raise
             bundles = self._core.opened.bundles
             if not bundles or not bundles[0].doubtful:
-                return
+                return True
             # A thread has an item of it in hand, or a session isn't in order yet.
+            if until is not None and time.monotonic() >= max(until, began + GRACE):
+                return False
             time.sleep(PAUSE)

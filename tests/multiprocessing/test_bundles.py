@@ -451,6 +451,27 @@ def test_nothing_is_cut_while_an_item_is_on_its_way(
     other.handle.disconnect()
 
 
+def test_another_thread_has_one_in_hand(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is left of its bundle must be cut."""
+    objects: list[Any] = list(range(MANY))
+    objects[40] = Slow()
+    fill(shared, objects)
+    Slow.begun.clear()
+    Slow.go_on.clear()
+    assert [shared.get(timeout=PATIENCE) for _ in range(40)] == list(range(40))
+    getting = threading.Thread(target=shared.get, kwargs={"timeout": PATIENCE}, daemon=True)
+    getting.start()
+    assert Slow.begun.wait(PATIENCE)
+    for bundle in shared._remote.core.opened.bundles:
+        bundle.doubtful = True
+    with pytest.raises(queue.Empty):
+        shared.get(timeout=0.01)
+    assert shared.qsize() >= MANY - 41
+    Slow.go_on.set()
+    getting.join(PATIENCE)
+    assert [shared.get(timeout=PATIENCE) for _ in range(41, MANY)] == list(range(41, MANY))
+
+
 def lrange(client: redis.Redis, key: bytes) -> list[bytes]:
     items: Any = client.lrange(key, 0, -1)
     return list(items)
