@@ -426,6 +426,8 @@ def test_nothing_is_cut_while_an_item_is_on_its_way(
 ) -> None:
     """It may take long to unpickle; should its process be killed meanwhile, it is not lost."""
     stop_keeping(shared, monkeypatch)
+    Slow.begun.clear()
+    Slow.go_on.clear()
     objects: list[Any] = list(range(MANY))
     objects[40] = Slow()
     fill(shared, objects)

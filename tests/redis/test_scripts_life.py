@@ -96,7 +96,7 @@ class TestClose:
         assert s.run(s.protocol.close(GENERATION, ME)) == [OK, b"7@run"]
         assert s.run(s.protocol.close(GENERATION, ME)) == [Status.CLOSED]
         assert s.client.llen(s.keys.closed) == 2
-        assert s.run(s.protocol.size()) == [OK, 0, 0, 1, 0, 0]
+        assert s.run(s.protocol.size()) == [OK, 0, 0, 1, 0, 0, 0]
 
     def test_drain(self, s: Scripts) -> None:
         assert s.run(s.protocol.drain()) == [Status.ABSENT]
