@@ -253,7 +253,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
                 raise QueueDoesNotExistError(core.name)
             if reply[0] == Status.EMPTY:
                 raise QueueEmptyError(core.name)
-            return (yield from items.read_item(core, reply[1]))
+            return (yield from items.read_item(core, reply[1], looks=True))
 
         return await self._handle.call(lambda session: self._described(look()))
 

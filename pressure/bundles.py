@@ -27,6 +27,9 @@ MOST_BYTES = 16 * 1024
 FRESH = 0.1
 """For so long (seconds) it is taken for true that there is just one consumer. Several would give
 back to each other what they don't need of a bundle, and get items out of order."""
+ONCE = b"multiprocessing.resource_sharer"
+"""What has this in its pickle, as connections and sockets have, may be unpickled only once; items
+of a bundle may be unpickled again if that took long."""
 BOUND_SHARE = 4
 """A bundle fills no more than this part of a queue's bound."""
 
@@ -45,6 +48,8 @@ def sizes(core: Core[Any], session: Session[Any], bodies: Sequence[bytes]) -> li
         return []
     most = min(MOST, core.bound // BOUND_SHARE) if core.bound else MOST
     if most < LEAST or max(map(len, bodies)) > MOST_BYTES:
+        return []
+    if any([ONCE in body for body in bodies]):
         return []
     groups: list[int] = []
     size = count = 0

@@ -319,8 +319,7 @@ class Handle:
             self.release(session)
 
     def ride_out(self) -> None:
-        """From the first operation on, a server that is away is sought for as long as one that was
-        there before."""
+        """From the first operation on, seek a server that is away as one that was there before."""
         self._reached = True
 
     def abandon(self) -> None:
@@ -341,6 +340,7 @@ class Handle:
         self._acknowledge_aside()
         if self.core.has_ahead:
             try:
+                self._look_after(self._borrow(lambda session: session.stale), self._settle)
                 self.give_back_ahead()
             except PressureError:
                 away = True

@@ -7,6 +7,7 @@ dead-letter list with the reason, and the queue goes on.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pressure import blobs, bundles, envelope, flows
@@ -83,6 +84,9 @@ def fetch(
             core.store_ahead(session, "g", taken[:direct])
             core.store_ahead(session, "a", taken[direct:])
             return Fetched(b"", SKIPPED, 0, ahead and not waited, "")
+        if not core.raw and any(map(bundles.is_bundle, taken)):
+            yield from _cut_all(core, session, taken, direct)
+            return Fetched(b"", SKIPPED, 0, False, "")
         if len(taken) > 1:
             core.store_ahead(session, "g", taken[1:direct])
             core.store_ahead(session, "a", taken[max(direct, 1) :])
@@ -101,6 +105,30 @@ def fetch(
         session.stale = True
         raise
     return Fetched(tag, obj, deliveries, ahead and not waited, "g" if direct else "a")
+
+
+def _cut_all(
+    core: Core[Any], session: Session[Any], taken: Sequence[bytes], direct: int
+) -> Flow[None]:
+    """Put items back of which some are bundles, of these each item by itself. All but the `direct`
+    first count as fetched ahead."""
+    unsound = []
+    for at, item in reversed(list(enumerate(taken))):
+        values = bundles.singly(core, item) if bundles.is_bundle(item) else []
+        tag, ahead = core.tag_of(item), at >= direct
+        if values:
+            reply = yield core.protocol.cut(session.consumer, tag, values, ahead=ahead)
+        elif bundles.is_bundle(item):
+            unsound.append((tag, item, ahead))
+            continue
+        else:
+            tags = [tag]
+            reply = yield core.protocol.give_back(session.consumer, tags, charge=False, ahead=ahead)
+        session.stale = session.stale or reply[0] == Status.LOST
+    for tag, item, ahead in unsound:
+        # Should there be more, the session's next use finds them.
+        session.stale = session.stale or len(unsound) > 1
+        yield from open_leased(core, session, tag, item, ahead=ahead)
 
 
 def open_ahead(core: Core[Any], ahead: Ahead[Any]) -> Flow[Any]:
@@ -179,8 +207,7 @@ def open_item(core: Core[Any], session: Session[Any], tag: bytes, item: bytes) -
 
     Raises `PayloadError` for one that cannot be read, which is in the dead letters then; returns
     `SKIPPED` for one that was delivered too often, which is there, too, and for one that cannot be
-    read since the lease was lost meanwhile: whoever has it now may have freed its body. Also for a
-    bundle, whose items are back in the queue then, each by itself.
+    read since the lease was lost meanwhile: whoever has it now may have freed its body.
     """
     obj, _ = yield from open_leased(core, session, tag, item)
     return obj
@@ -192,13 +219,6 @@ def open_leased(
     """As `open_item`, and how often the item was delivered in vain before. `ahead` says that it
     counts as fetched ahead, should nobody have stored it so."""
     deliveries = 0
-    if not core.raw and bundles.is_bundle(item):
-        values = bundles.singly(core, item)
-        if values:
-            ahead = ahead or ("a", tag) in session.opening
-            reply = yield core.protocol.cut(session.consumer, tag, values, ahead=ahead)
-            session.stale = session.stale or reply[0] == Status.LOST
-            return SKIPPED, 0
     if core.raw:
         most = core.settings.max_deliveries
         if most:
@@ -288,8 +308,9 @@ def quickly_read(core: Core[Any], item: bytes) -> tuple[Any, int]:
         return Unreadable(error), parts[1]
 
 
-def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
-    """The object of an item, wherever that came from. Raises `PayloadError`."""
+def read_item(core: Core[Any], item: bytes, *, looks: bool = False) -> Flow[Any]:
+    """The object of an item, wherever that came from. Raises `PayloadError`. Who only `looks` at a
+    bundle sees the first of its items."""
     if core.raw:
         return item
     codec, serializer = core.codec, core.serializer
@@ -303,8 +324,10 @@ def read_item(core: Core[Any], item: bytes) -> Flow[Any]:
         else:
             codec.check(parsed)
             body = parsed.body
-        if parsed.flags & envelope.BUNDLE:
+        if parsed.flags & envelope.BUNDLE and not looks:
             raise ValueError("it is a bundle of items, and not one")
+        if parsed.flags & envelope.BUNDLE:
+            body = bundles.split(body)[0]
     except BadSignature as exc:
         raise SignatureError(core.name, f"an item is refused: {exc}") from exc
     except ValueError as exc:

@@ -17,14 +17,15 @@ was stopped: then its lease may be over."""
 
 
 class Part:
-    """An item of a bundle on its way to a caller, or not any more if it was taken `back`."""
+    """An item of a bundle on its way to a caller. If it is `revoked`, its bundle was cut meanwhile,
+    and it is in the queue again: the caller must not get it."""
 
-    __slots__ = ("back", "body", "bundle")
+    __slots__ = ("back", "body", "bundle", "handed", "revoked")
 
-    def __init__(self, bundle: Bundle, body: bytes) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.body = body
-        self.back = False
+        self.body: bytes | None = None
+        self.handed = self.back = self.revoked = False
 
 
 class Bundle:
@@ -32,21 +33,32 @@ class Bundle:
     `opening`: it counts as seen, and is not acknowledged.
 
     `bodies` are those that nobody has, the next one last, `in_hand` those that are on their way.
-    Once it is `doubtful`, nobody gets any more of it: it may have been cut already.
+    Once it is `doubtful`, nobody gets any more of it: it may have been cut already, into what is
+    `named`. `late` is what was taken back after that, and has to be put again.
     """
 
-    __slots__ = ("at", "bodies", "doubtful", "in_hand", "life", "mark", "session")
+    __slots__ = (
+        *("at", "bodies", "doubtful", "gone", "in_hand"),
+        *("late", "life", "mark", "named", "session"),
+    )
 
     def __init__(
-        self, session: Session[Any], mark: tuple[str, bytes], bodies: list[bytes], at: float
+        self,
+        session: Session[Any],
+        life: int,
+        mark: tuple[str, bytes],
+        bodies: list[bytes],
+        at: float,
     ) -> None:
         self.session = session
-        self.life = session.life
+        self.life = life
         self.mark = mark
         bodies.reverse()
         self.bodies = bodies
-        self.in_hand: set[Part] = set()
-        self.doubtful = False
+        self.in_hand: list[Part] = []
+        self.doubtful = self.gone = False
+        self.named: list[bytes] = []
+        self.late: list[bytes] = []
         # When it was opened (monotonic).
         self.at = at
 
@@ -55,11 +67,14 @@ class Bundle:
 
 
 class Opened:
-    """The bundles of a handle whose items are being handed out, the oldest first. Thread-safe."""
+    """The bundles of a handle whose items are being handed out, the oldest first. Thread-safe.
+
+    Its lock is reentrant, since a finalizer or a signal's handler may use the queue in the midst of
+    all this: what was looked at before a call is looked at again after it.
+    """
 
     def __init__(self) -> None:
         self.bundles: deque[Bundle] = deque()
-        # Reentrant, since a finalizer or a signal's handler may come in the midst.
         self._lock = threading.RLock()
 
     def add(self, bundle: Bundle) -> None:
@@ -78,17 +93,22 @@ class Opened:
             with self._lock:
                 while self.bundles:
                     bundle = self.bundles[0]
-                    if bundle.bodies and not bundle.is_lost():
-                        if bundle.doubtful or now - bundle.at > STOOD_STILL:
-                            bundle.doubtful = True
-                            return None
-                        part = Part(bundle, bundle.bodies[-1])
-                        bundle.in_hand.add(part)
-                        bundle.bodies.pop()
-                        return part
-                    self.bundles.popleft()
-                    if bundle.is_lost():
-                        self._over(bundle)
+                    if bundle.doubtful or now - bundle.at > STOOD_STILL:
+                        bundle.doubtful = True
+                        return None
+                    if bundle.is_lost() or not bundle.bodies:
+                        self._drop(bundle, over=bundle.is_lost())
+                        continue
+                    part = Part(bundle)
+                    bundle.in_hand.append(part)
+                    bodies = bundle.bodies
+                    if not bodies or bundle.doubtful:
+                        bundle.in_hand.remove(part)
+                        continue
+                    # Python runs signal handlers after calls: both is done then, or neither.
+                    part.body = bodies[-1]
+                    del bodies[-1]
+                    return part
             return None
         except BaseException:
             # Wherever Ctrl-C came: the caller doesn't know of the item.
@@ -97,40 +117,53 @@ class Opened:
             raise
 
     def handed(self, part: Part) -> bool:
-        """An item was handed out. Whether it was the last, and its bundle is to be acknowledged:
-        say `over` then."""
+        """An item is handed out, unless it is revoked. Whether it was the last, and its bundle is
+        to be acknowledged: say `over` then."""
         bundle = part.bundle
         with self._lock:
-            bundle.in_hand.discard(part)
-            return not (bundle.bodies or bundle.in_hand)
+            if part.revoked:
+                return False
+            part.handed = True
+            _discard(bundle.in_hand, part)
+            return not (bundle.bodies or bundle.in_hand or bundle.doubtful)
 
     def take_back(self, part: Part) -> None:
         """An item did not reach its caller after all."""
         bundle = part.bundle
         session = bundle.session
         with self._lock:
-            if part.back:
+            if part.back or part.revoked or part.body is None:
+                _discard(bundle.in_hand, part)
                 return
-            part.back = True
-            bundle.in_hand.discard(part)
-            if not (bundle.bodies and bundle.bodies[-1] is part.body):
-                bundle.bodies.append(part.body)
+            held = bundle.mark in session.opening
             for owed in (session.pending, session.aside):
-                if bundle.mark in owed:
+                with contextlib.suppress(ValueError):
                     owed.remove(bundle.mark)
-            if bundle.mark not in session.opening:
-                session.opening.append(bundle.mark)
+                    held = True
+            if bundle.doubtful or not held:
+                # The bundle has been cut without it, or was acknowledged.
+                bundle.gone = bundle.gone or not held
+                bundle.doubtful = True
+                bundle.late.append(part.body)
+            else:
+                bundle.bodies.append(part.body)
+                if bundle.mark not in session.opening:
+                    session.opening.append(bundle.mark)
             if bundle not in self.bundles:
                 self.bundles.appendleft(bundle)
+            _discard(bundle.in_hand, part)
+            part.back = True
 
     def over(self, bundle: Bundle) -> None:
-        """It was acknowledged, or is about to be, or it is somebody else's."""
+        """It was acknowledged, or is about to be."""
         with self._lock:
-            self._over(bundle)
+            _discard(bundle.session.opening, bundle.mark)
 
-    def _over(self, bundle: Bundle) -> None:
+    def _drop(self, bundle: Bundle, *, over: bool) -> None:
         with contextlib.suppress(ValueError):
-            bundle.session.opening.remove(bundle.mark)
+            self.bundles.remove(bundle)
+        if over:
+            _discard(bundle.session.opening, bundle.mark)
 
     def since(self) -> float:
         """When the oldest was opened (monotonic); infinity if there is none."""
@@ -139,26 +172,44 @@ class Opened:
         except IndexError:
             return float("inf")
 
-    def to_cut(self) -> list[tuple[Bundle, list[bytes]]]:
-        """The bundles that can be cut, newest first, and what is left of each, oldest first. They
-        are doubtful from now on. Of those that are not among them an item is on its way, which
-        would be lost if its caller died now."""
-        found = []
+    def to_cut(self) -> list[Bundle]:
+        """The bundles, newest first, to be cut into what is `named`: all that was not handed out.
+        What is in hand is revoked, for it would be lost if its process died now."""
         with self._lock:
-            for bundle in reversed(self.bundles):
-                if not bundle.in_hand:
+            for bundle in self.bundles:
+                if not bundle.doubtful or (bundle.bodies or bundle.in_hand):
                     bundle.doubtful = True
-                    found.append((bundle, bundle.bodies[::-1]))
-        return found
+                    for part in bundle.in_hand:
+                        if part.body is not None:
+                            part.revoked = True
+                    in_hand = [part.body for part in bundle.in_hand if part.body is not None]
+                    bundle.named += [*in_hand, *reversed(bundle.bodies)]
+                    bundle.in_hand.clear()
+                    bundle.bodies.clear()
+            return list(reversed(self.bundles))
 
-    def was_cut(self, bundle: Bundle, count: int) -> list[bytes]:
-        """It is no more. Returns what was taken back since, when `count` were left."""
+    def was_cut(self, bundle: Bundle) -> list[bytes]:
+        """It is no more. Returns what was taken back too late for that; say `done` once that is in
+        the queue, too."""
         with self._lock:
-            self._over(bundle)
-            with contextlib.suppress(ValueError):
-                self.bundles.remove(bundle)
-            return bundle.bodies[count:]
+            bundle.gone = True
+            _discard(bundle.session.opening, bundle.mark)
+            return list(bundle.late)
+
+    def done(self, bundle: Bundle, count: int) -> None:
+        """The first `count` of what was late are in the queue again, or are another's."""
+        with self._lock:
+            del bundle.late[:count]
+            if not bundle.late:
+                self._drop(bundle, over=True)
 
     def clear(self) -> None:
+        """All of it is gone."""
         with self._lock:
-            self.bundles.clear()
+            while self.bundles:
+                self._drop(self.bundles[-1], over=True)
+
+
+def _discard(found: Any, one: object) -> None:
+    with contextlib.suppress(ValueError):
+        found.remove(one)

@@ -244,7 +244,7 @@ class PressureQueue(QueueControl, Generic[T]):
         reply = self._ask(self._core.protocol.peek(index))
         if reply[0] == Status.EMPTY:
             raise QueueEmptyError(self.name)
-        return self._handle.call(items.read_item(self._core, reply[1]))  # type: ignore[no-any-return]
+        return self._handle.call(items.read_item(self._core, reply[1], looks=True))  # type: ignore[no-any-return]
 
     # Other clients, other threads
 

@@ -136,29 +136,32 @@ def _cut_all(core: Core[Any]) -> Flow[None]:
     if any(session.stale for session in list(core.sessions)):
         # What such a session has is newer. When it is looked after, that goes back first.
         return
-    for bundle, bodies in core.opened.to_cut():
-        yield from _cut(core, bundle, bodies)
-        more = core.opened.was_cut(bundle, len(bodies))
-        if more and not bundle.is_lost():
-            values = _singly(core, more)
-            yield from flows.put(core, bundle.session, values, flows.AT_ONCE, "head")
+    for bundle in core.opened.to_cut():
+        held = bundle.gone or (yield from _cut(core, bundle))
+        late = core.opened.was_cut(bundle)
+        if late and held:
+            yield from flows.put(core, bundle.session, _singly(core, late), flows.AT_ONCE, "head")
+        core.opened.done(bundle, len(late))
 
 
-def _cut(core: Core[Any], bundle: Bundle, bodies: list[bytes]) -> Flow[None]:
+def _cut(core: Core[Any], bundle: Bundle) -> Flow[bool]:
+    """Whether it was still this consumer's."""
     session, (kind, tag) = bundle.session, bundle.mark
-    values = _singly(core, bodies)
+    # The same each time: the server has carried out the first of these, if any.
+    values = _singly(core, bundle.named)
     patience = time.monotonic() + ADOPTION
     while not bundle.is_lost():
         consumer = session.consumer
         reply = yield core.protocol.cut(consumer, tag, values, ahead=kind == "a")
         if reply[0] != Status.LOST:
-            break
+            return True
         # As in `end_lease`.
         if session.stale and time.monotonic() < patience:
             yield Sleep(flows.RECHECK)
         elif session.consumer == consumer and not bundle.is_lost():
             core.forfeited += 1
             session.forfeit()
+    return False
 
 
 def _singly(core: Core[Any], bodies: Iterable[bytes]) -> list[bytes]:

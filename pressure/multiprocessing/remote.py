@@ -228,6 +228,7 @@ class Remote:
         if bundles.is_bundle(item) and self._unpacker.open(ahead):
             # Its mark stays in `opening`.
             return items.SKIPPED
+        self._unpacker.used = False
         try:
             obj = self._open(session, mark[1], item)
             if obj is not items.SKIPPED:

@@ -12,7 +12,7 @@ import pickle
 import time
 from typing import Any
 
-from pressure import bundles, items
+from pressure import bundles, items, keeper
 from pressure.core import Ahead, Core
 from pressure.errors import PressureError, ServerUnavailableError
 from pressure.handle import LAST_TRY, Handle
@@ -26,7 +26,7 @@ __all__ = ["Unpacker", "owe"]
 
 PAUSE = 0.01
 GRACE = 0.1
-"""For so long (seconds) at least is waited for another thread that has an item in hand."""
+"""For so long (seconds) at least is waited for a session of another thread to be in order."""
 LOOK = 0.1
 """For so long (seconds) it is taken for true whether there are other consumers."""
 
@@ -76,7 +76,9 @@ class Unpacker:
         self.used = True
         self._shares = self.is_slow and not self._is_alone()
         self.is_slow = False
-        self._core.opened.add(Bundle(ahead.session, ahead.mark, bodies, time.monotonic()))
+        self._core.opened.add(
+            Bundle(ahead.session, ahead.life, ahead.mark, bodies, time.monotonic())
+        )
         self._handle.keep_up()
         return True
 
@@ -95,6 +97,7 @@ class Unpacker:
         is cut short, the caller takes the item back. `lone_thread` as for `owe`."""
         core, handle, opened = self._core, self._handle, self._core.opened
         bundle = part.bundle
+        assert part.body is not None
         try:
             obj = pickle.loads(part.body)
         except Exception:
@@ -108,9 +111,14 @@ class Unpacker:
             opened.over(bundle)
             if not core.buffer:
                 handle.keep_up()
+        elif part.revoked:
+            # It took so long that it is in the queue again.
+            return items.SKIPPED
         elif self._shares:
+            # Soon, and not in this call: if it was cut short, nobody would know about this item.
             self._shares = False
-            handle.give_back_unused()
+            bundle.at = float("-inf")
+            keeper.wake(time.monotonic(), handle, owing=True)
         return obj
 
     def cut(self, until: float | None) -> bool:
@@ -132,7 +140,7 @@ class Unpacker:
             bundles = self._core.opened.bundles
             if not bundles or not bundles[0].doubtful:
                 return True
-            # A thread has an item of it in hand, or a session isn't in order yet.
+            # A session isn't in order yet.
             if until is not None and time.monotonic() >= max(until, began + GRACE):
                 return False
             time.sleep(PAUSE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -147,6 +149,15 @@ def test_queues_that_have_none(make: Callable[[str], Any], url: str, client: red
         made.close()
 
 
+def test_what_unpickles_only_once_goes_alone(shared: Any, client: redis.Redis) -> None:
+    """As an item of a bundle may be unpickled again."""
+    ours, theirs = multiprocessing.Pipe()
+    fill(shared, [*range(40), theirs, *range(40)])
+    assert bundled(shared, client) == [False] * 81
+    ours.close()
+    theirs.close()
+
+
 def test_a_bound_is_kept(url: str) -> None:
     made: Any = mp.Queue(100, url=url)
     try:
@@ -217,6 +228,10 @@ def test_a_slow_consumer_gives_the_rest_back(filled: Any, client: redis.Redis) -
     assert rest_of(filled, got) == list(range(MANY))
 
 
+def is_empty_handed(one: Any) -> bool:
+    return not one.core.has_ahead
+
+
 def test_it_keeps_nothing_that_others_wait_for(
     shared: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,14 +241,14 @@ def test_it_keeps_nothing_that_others_wait_for(
     fill(shared, range(2))
     got = [one.get(until) for one in consumers]
     fill(shared, range(2, MANY))
-    for one in consumers:
-        monkeypatch.setattr(one.handle, "maintain", lambda now: now + PATIENCE)
+    # The keeper would look after a moment, and is not waited for here.
+    monkeypatch.setattr("pressure.keeper.TICK", PATIENCE)
     while len(got) < MANY:
         for one in consumers:
             # It is slow: it gets an item, and works for a while.
             one._pace._last = one._unpacker._looked = 0.0
             got.append(one.get(until))
-            assert not one.core.has_ahead
+            eventually(partial(is_empty_handed, one))
     assert got == list(range(MANY))
     consumers[0].handle.disconnect()
 
@@ -421,11 +436,9 @@ def test_the_server_is_away_when_one_is_to_be_cut(
         made.close()
 
 
-def test_nothing_is_cut_while_an_item_is_on_its_way(
-    shared: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may take long to unpickle; should its process be killed meanwhile, it is not lost."""
-    stop_keeping(shared, monkeypatch)
+@pytest.fixture
+def slow_one(shared: Any) -> Iterator[Any]:
+    """A queue whose first items were got, and another thread that is getting the next one."""
     Slow.begun.clear()
     Slow.go_on.clear()
     objects: list[Any] = list(range(MANY))
@@ -436,47 +449,27 @@ def test_nothing_is_cut_while_an_item_is_on_its_way(
     getting = threading.Thread(target=lambda: got.append(shared.get(timeout=PATIENCE)), daemon=True)
     getting.start()
     assert Slow.begun.wait(PATIENCE)
-    remote = shared._remote
-    remote.handle.give_back_ahead()
-    remote.handle.flush_idle()
+    shared.slow_got = got
+    yield shared
+    Slow.go_on.set()
+    getting.join(PATIENCE)
+    assert not getting.is_alive()
+
+
+def test_an_item_that_takes_long_to_unpickle_is_not_lost(slow_one: Any) -> None:
+    """Should its process be killed meanwhile; nor does what was got before come again."""
+    remote = slow_one._remote
+    eventually(lambda: not remote.core.has_ahead)
+    eventually(lambda: not any(session.pending for session in remote.core.sessions))
     # As after its death.
     for consumer in remote.core.consumers():
         remote.handle.ask(remote.core.protocol.reap(consumer, force=True))
-    tags = [bundles.is_bundle(item) for item in lrange(client, remote.core.protocol.keys.base)]
-    assert any(tags), "its bundle is there, and it is in that"
-    other = another(shared)
     Slow.go_on.set()
-    again = [other.get(time.monotonic() + PATIENCE) for _ in range(MANY - 32)]
-    assert again == [*range(32, 40), "slow", *range(41, MANY)]
-    getting.join(PATIENCE)
-    assert got == ["slow"]
+    eventually(lambda: slow_one.slow_got)
+    other = another(slow_one)
+    left = [other.get(time.monotonic() + PATIENCE) for _ in range(MANY - 41)]
+    assert {*left, *slow_one.slow_got} == {"slow", *range(41, MANY)}
     other.handle.disconnect()
-
-
-def test_another_thread_has_one_in_hand(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is left of its bundle must be cut."""
-    objects: list[Any] = list(range(MANY))
-    objects[40] = Slow()
-    fill(shared, objects)
-    Slow.begun.clear()
-    Slow.go_on.clear()
-    assert [shared.get(timeout=PATIENCE) for _ in range(40)] == list(range(40))
-    getting = threading.Thread(target=shared.get, kwargs={"timeout": PATIENCE}, daemon=True)
-    getting.start()
-    assert Slow.begun.wait(PATIENCE)
-    for bundle in shared._remote.core.opened.bundles:
-        bundle.doubtful = True
-    with pytest.raises(queue.Empty):
-        shared.get(timeout=0.01)
-    assert shared.qsize() >= MANY - 41
-    Slow.go_on.set()
-    getting.join(PATIENCE)
-    assert [shared.get(timeout=PATIENCE) for _ in range(41, MANY)] == list(range(41, MANY))
-
-
-def lrange(client: redis.Redis, key: bytes) -> list[bytes]:
-    items: Any = client.lrange(key, 0, -1)
-    return list(items)
 
 
 class Slow:
@@ -503,20 +496,10 @@ def test_ctrl_c_as_the_next_one_is_looked_up(filled: Any, monkeypatch: pytest.Mo
             super().__init__(*args)
             raise KeyboardInterrupt
 
-    class Popping(list[bytes]):
-        def pop(self, *args: Any) -> bytes:
-            super().pop(*args)
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(opened, "Part", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             filled.get(timeout=PATIENCE)
-    bundle = filled._remote.core.opened.bundles[0]
-    bundle.bodies = Popping(bundle.bodies)
-    with pytest.raises(KeyboardInterrupt):
-        filled.get(timeout=PATIENCE)
-    bundle.bodies = list(bundle.bodies)
     assert rest_of(filled, got) == list(range(MANY))
     assert filled.empty()
     core = filled._remote.core
@@ -528,6 +511,7 @@ def test_an_item_is_taken_back_once(filled: Any) -> None:
     get_into_one(filled, got)
     found = filled._remote.core.opened
     part = found.next(time.monotonic())
+    assert part is not None
     found.take_back(part)
     found.take_back(part)
     assert rest_of(filled, got) == list(range(MANY))
@@ -581,6 +565,47 @@ def test_a_pressure_queue_of_that_name(leased: bool, filled: Any, client: redis.
                 got.append(other.get(timeout=PATIENCE))
         assert got == list(range(MANY))
         assert not list(other.dead_letters)
+    assert filled.empty()
+
+
+@pytest.mark.parametrize("way", ["get_many", "iterate", "peek"])
+def test_other_ways_to_get_them(way: str, filled: Any, client: redis.Redis) -> None:
+    remote = filled._remote
+    with pressure.PressureQueue[int](
+        filled.name, client=client, prefix=remote.where.prefix, codec=remote.core.serializer
+    ) as other:
+        got: list[int] = []
+        if way == "peek":
+            assert other.peek() == 0
+        elif way == "get_many":
+            while len(got) < MANY:
+                got += other.get_many(40, timeout=PATIENCE)
+        else:
+            for number in other:
+                got.append(number)
+                if len(got) == MANY:
+                    break
+        assert got == list(range(len(got)))
+        assert not list(other.dead_letters)
+
+
+def test_a_signal_handler_that_gets(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just as the next item is looked up."""
+    got: list[Any] = []
+    get_into_one(filled, got)
+    between: list[Any] = []
+
+    class Interrupted(opened.Part):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if not between:
+                between.append(None)
+                between[0] = filled.get(timeout=PATIENCE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opened, "Part", Interrupted)
+        got += [filled.get(timeout=PATIENCE), *between]
+    assert sorted(rest_of(filled, got)) == list(range(MANY))
     assert filled.empty()
 
 
