@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pressure import envelope
 from pressure.core import Core
 from pressure.session import Session
 
-__all__ = ["LEAST", "is_bundle", "joined", "packed", "singly", "sizes", "split"]
+__all__ = ["LEAST", "is_bundle", "joined", "packed", "singly", "sizes", "split", "unpacked"]
 
 LEAST, MOST = 16, 32
 """Who puts so few items at a time puts each by itself; and the most items of a bundle."""
@@ -70,7 +70,7 @@ def packed(core: Core[Any], bodies: Sequence[bytes], groups: Sequence[int]) -> l
     at = 0
     for size in groups:
         if size == 1:
-            values.append(codec.pack_plain(core.message_id(), bodies[at]))
+            values += singly(core, bodies[at : at + 1])
         else:
             body = joined(bodies[at : at + size])
             values.append(codec.pack(core.message_id(), body, flags=envelope.BUNDLE))
@@ -78,14 +78,21 @@ def packed(core: Core[Any], bodies: Sequence[bytes], groups: Sequence[int]) -> l
     return values
 
 
-def singly(core: Core[Any], item: bytes) -> list[bytes]:
-    """The items of a bundle, each as an element of its own; none if it is unsound."""
+def unpacked(core: Core[Any], item: bytes) -> list[bytes]:
+    """The bodies of a bundle, whose signature is checked; none if it is unsound."""
     codec = core.codec
     assert codec is not None
+    body = codec.open_bundle(item)
     try:
-        bodies = split(codec.open_bundle(item) or b"")
+        return split(body) if body is not None else []
     except ValueError:
         return []
+
+
+def singly(core: Core[Any], bodies: Iterable[bytes]) -> list[bytes]:
+    """Each of these as an element of its own."""
+    codec = core.codec
+    assert codec is not None
     return [codec.pack_plain(core.message_id(), body) for body in bodies]
 
 

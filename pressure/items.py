@@ -114,9 +114,10 @@ def _cut_all(
     first count as fetched ahead."""
     unsound = []
     for at, item in reversed(list(enumerate(taken))):
-        values = bundles.singly(core, item) if bundles.is_bundle(item) else []
+        bodies = bundles.unpacked(core, item) if bundles.is_bundle(item) else []
         tag, ahead = core.tag_of(item), at >= direct
-        if values:
+        if bodies:
+            values = bundles.singly(core, bodies)
             reply = yield core.protocol.cut(session.consumer, tag, values, ahead=ahead)
         elif bundles.is_bundle(item):
             unsound.append((tag, item, ahead))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pressure import flows
+from pressure.bundles import singly
 from pressure.core import Ahead, Core
 from pressure.errors import PressureError
 from pressure.flows import retire
@@ -140,7 +141,7 @@ def _cut_all(core: Core[Any]) -> Flow[None]:
         held = bundle.gone or (yield from _cut(core, bundle))
         late = core.opened.was_cut(bundle)
         if late and held:
-            yield from flows.put(core, bundle.session, _singly(core, late), flows.AT_ONCE, "head")
+            yield from flows.put(core, bundle.session, singly(core, late), flows.AT_ONCE, "head")
         core.opened.done(bundle, len(late))
 
 
@@ -148,7 +149,7 @@ def _cut(core: Core[Any], bundle: Bundle) -> Flow[bool]:
     """Whether it was still this consumer's."""
     session, (kind, tag) = bundle.session, bundle.mark
     # The same each time: the server has carried out the first of these, if any.
-    values = _singly(core, bundle.named)
+    values = singly(core, bundle.named)
     patience = time.monotonic() + ADOPTION
     while not bundle.is_lost():
         consumer = session.consumer
@@ -162,12 +163,6 @@ def _cut(core: Core[Any], bundle: Bundle) -> Flow[bool]:
             core.forfeited += 1
             session.forfeit()
     return False
-
-
-def _singly(core: Core[Any], bodies: Iterable[bytes]) -> list[bytes]:
-    codec = core.codec
-    assert codec is not None
-    return [codec.pack_plain(core.message_id(), body) for body in bodies]
 
 
 def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:

@@ -64,14 +64,10 @@ class Unpacker:
     def open(self, ahead: Ahead[Link]) -> bool:
         """Begin to hand out a bundle, whose mark stays in its session's `opening`; False if it is
         none, or unsound."""
-        codec = self._core.codec
-        assert codec is not None
-        body = codec.open_bundle(ahead.item)
-        if body is None or len(ahead.item) > self._core.most_bytes:
+        if len(ahead.item) > self._core.most_bytes:
             return False
-        try:
-            bodies = bundles.split(body)
-        except ValueError:
+        bodies = bundles.unpacked(self._core, ahead.item)
+        if not bodies:
             return False
         self.used = True
         self._shares = self.is_slow and not self._is_alone()

@@ -23,6 +23,7 @@ from pressure import bundles, envelope, opened
 from pressure.errors import QueueDoesNotExistError
 from pressure.link import Link
 from pressure.scripts import SCRIPTS
+from tests.multiprocessing.consuming import got_by_threads
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
 
@@ -302,18 +303,7 @@ def test_one_that_was_altered_is_refused(
 
 
 def test_threads_share_one(filled: Any) -> None:
-    got: list[int] = []
-
-    def consume() -> None:
-        for _ in range(MANY // 4):
-            got.append(filled.get(timeout=PATIENCE))
-
-    threads = [threading.Thread(target=consume, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert sorted(got) == list(range(MANY))
+    assert sorted(got_by_threads(filled, MANY)) == list(range(MANY))
     assert filled.empty()
 
 

@@ -17,6 +17,7 @@ import pressure.multiprocessing as mp
 from pressure import flows, upkeep
 from pressure.driver import resumed
 from pressure.errors import QueueDoesNotExistError
+from tests.multiprocessing.consuming import got_by_threads
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
 
@@ -74,18 +75,7 @@ def test_all_come_once_and_in_order(filled: Any) -> None:
 
 
 def test_threads_share_what_was_asked_for(filled: Any) -> None:
-    got: list[int] = []
-
-    def consume() -> None:
-        for _ in range(MANY // 4):
-            got.append(filled.get(timeout=PATIENCE))
-
-    threads = [threading.Thread(target=consume, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert sorted(got) == list(range(MANY))
+    assert sorted(got_by_threads(filled, MANY)) == list(range(MANY))
 
 
 def test_what_was_asked_for_and_not_used_goes_back(filled: Any, client: redis.Redis) -> None:
