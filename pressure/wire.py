@@ -35,7 +35,11 @@ def wired(connection: Any) -> Any:
     if type(sock) is not socket.socket or parse_error is None:
         return connection
     timeout = sock.gettimeout()
-    return Wire(sock.detach(), timeout, parse_error)
+    wire = Wire(sock.detach(), timeout, parse_error)
+    # A parser refers to itself. Left to the garbage collector it would end at any time, and a Ctrl-C
+    # that comes during a collection is dropped in the first `__del__` that this calls.
+    vars(connection._parser).clear()
+    return wire
 
 
 class _Socket(socket.socket):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis._parsers.hiredis import _HiredisParser
+from redis.connection import AbstractConnection
 
 import pressure
 import pressure.multiprocessing as mp
@@ -58,6 +61,26 @@ def test_a_reply_that_nobody_has_read_is_not_taken_for_the_next_one(url: str) ->
     assert link.receive() == b"third"
     assert link.execute(Command(("PING", "fifth"))) == b"fifth"
     link.close()
+
+
+def test_a_connection_leaves_nothing_to_the_garbage_collector(url: str) -> None:
+    """In the midst of which Python drops a Ctrl-C, in the first `__del__` that it calls."""
+
+    def left() -> set[int]:
+        return {id(each) for each in gc.get_objects() if isinstance(each, parsers)}
+
+    parsers = (AbstractConnection, _HiredisParser)
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        link = Link(Address.of(url))
+        assert link.execute(Command(("PING", "first"))) == b"first"
+        link.close()
+        del link
+        assert left() <= before
+    finally:
+        gc.enable()
 
 
 class CutShortAtItem:
