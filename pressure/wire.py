@@ -36,8 +36,8 @@ def wired(connection: Any) -> Any:
         return connection
     timeout = sock.gettimeout()
     wire = Wire(sock.detach(), timeout, parse_error)
-    # A parser refers to itself. Left to the garbage collector it would end at any time, and a Ctrl-C
-    # that comes during a collection is dropped in the first `__del__` that this calls.
+    # A parser refers to itself. Left to the garbage collector it would end at any time, and a
+    # Ctrl-C that comes during a collection is dropped in the first `__del__` that this calls.
     vars(connection._parser).clear()
     return wire
 

@@ -23,7 +23,7 @@ from pressure.executor.errors import (
 )
 from pressure.executor.futures import TaskFuture
 from pressure.executor.options import Options
-from pressure.executor.records import Answer, Kind, split_answers, unpack_answer
+from pressure.executor.records import Answer, Kind, read_head, split_answers, unpack_answer
 
 __all__ = [
     "Needed",
@@ -131,14 +131,14 @@ def start(future: TaskFuture) -> None:
 
 
 def finish(task: PendingTask, answer: Answer) -> None:
-    kind, _, _, _, _, payload, output = answer
+    kind, head, payload, output = answer
     if kind == _RESULT and len(payload) <= _SHORT and not output:
         result = _CONSTANTS.get(bytes(payload), _UNKNOWN)
         if result is not _UNKNOWN:
             # As `resolve`, with fewer calls.
             future = task.future
             future._withdrawer = None
-            future._answered = answer[1:5]
+            future._head = head
             settle(future, result, None)
             return
     resolve(task, answer, *outcome(task, answer))
@@ -147,7 +147,7 @@ def finish(task: PendingTask, answer: Answer) -> None:
 def resolve(task: PendingTask, answer: Answer, result: Any, error: BaseException | None) -> None:
     future = task.future
     future._withdrawer = None
-    future._answered = answer[1:5]
+    future._head = answer.head
     if answer.output:
         future._output = answer.output
     settle(future, result, error)
@@ -235,8 +235,9 @@ def _ended(task: PendingTask, said: dict[str, Any]) -> TaskTimeoutError | TaskTe
 
 
 def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
+    deliveries = read_head(answer.head).deliveries
     lines = [
-        f"task {task.future.task_id}: its worker died, {answer.deliveries} time(s); "
+        f"task {task.future.task_id}: its worker died, {deliveries} time(s); "
         "the task is in the dead letters"
     ]
     for death in task.deaths:
@@ -245,4 +246,4 @@ def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
             how += f" ({death['why']})"
         lines.append(f"  {death.get('host')}, pid {death.get('pid')}: {how}")
         lines += [f"    stderr: {line}" for line in death.get("stderr") or ()]
-    return WorkerLostError("\n".join(lines), task.deaths, answer.deliveries)
+    return WorkerLostError("\n".join(lines), task.deaths, deliveries)

@@ -17,6 +17,7 @@ from concurrent.futures._base import (
 from typing import Any, Protocol
 
 from pressure.condition import Condition
+from pressure.executor.records import read_head
 
 __all__ = ["TaskFuture", "Withdrawer", "cancel_many"]
 
@@ -84,7 +85,7 @@ class TaskFuture(Future[Any]):
     _exception: BaseException | None = None
     _others: Future[Any] | None = None
     _early: list[Callable[[Future[Any]], object]] | None = None
-    _answered: tuple[int, float, float, bytes] | None = None
+    _head = b""
     _attempts = 1
     _output = b""
 
@@ -116,9 +117,9 @@ class TaskFuture(Future[Any]):
     def info(self) -> dict[str, Any]:
         """What is known of the run: `worker`, `started`, `finished` (seconds since the epoch by the
         worker's clock), `deliveries`, `attempts` (with its retries). Empty while nothing is."""
-        if self._answered is None:
+        if not self._head:
             return {}
-        deliveries, started, finished, worker = self._answered
+        deliveries, started, finished, worker = read_head(self._head)
         return {
             "worker": worker.decode(errors="replace"),
             "started": started,
@@ -178,8 +179,10 @@ class TaskFuture(Future[Any]):
         with _guard:
             if self._others is not None or self._state not in (PENDING, RUNNING):
                 return False
-            self._result = result
-            self._exception = exception
+            if exception is None:
+                self._result = result
+            else:
+                self._exception = exception
             # At last: who sees this looks at nothing else.
             self._state = FINISHED
         for callback in self._early or ():

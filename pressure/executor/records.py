@@ -20,10 +20,12 @@ __all__ = [
     "SHORT",
     "Answer",
     "Kind",
+    "Run",
     "Task",
     "join_answers",
     "pack_answer",
     "pack_task",
+    "read_head",
     "split_answers",
     "task_head",
     "unpack_answer",
@@ -82,16 +84,26 @@ class Task(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
-class Answer(NamedTuple):
+class Run(NamedTuple):
     """`started` and `finished` are seconds since the epoch by the worker's clock."""
 
-    kind: int
     deliveries: int
     started: float
     finished: float
     worker: bytes
+
+
+class Answer(NamedTuple):
+    """`head` says how the task ran; see `read_head`."""
+
+    kind: int
+    head: bytes
     payload: Buffer
     output: bytes = b""
+
+    @property
+    def worker(self) -> bytes:
+        return self.head[_ANSWER_BYTES:]
 
     def json(self) -> dict[str, Any]:
         return dict(json.loads(bytes(self.payload)))
@@ -159,22 +171,30 @@ def pack_answer(
 def unpack_answer(body: Buffer) -> Answer:
     """Raises `ValueError` if the body is no answer."""
     try:
-        kind, deliveries, started, finished, length = _ANSWER.unpack_from(body)
-    except struct.error as exc:
+        kind = body[0]
+        # The length of the worker's name comes last before it.
+        start = _ANSWER_BYTES + body[_ANSWER_BYTES - 1]
+    except IndexError as exc:
         raise ValueError("it is no answer record") from exc
-    start = _ANSWER_BYTES + length
-    worker = body[_ANSWER_BYTES:start]
-    if type(worker) is not bytes:
-        worker = bytes(worker)
+    head = body[:start]
+    if type(head) is not bytes:
+        head = bytes(head)
     if kind < OUTPUT:
-        return _answer((kind, deliveries, started, finished, worker, body[start:], b""))
+        return _answer((kind, head, body[start:], b""))
     try:
         (size,) = _LENGTH.unpack_from(body, start)
     except struct.error as exc:
         raise ValueError("it is no answer record") from exc
     start += _LENGTH.size
     output, payload = bytes(body[start : start + size]), body[start + size :]
-    return Answer(kind - OUTPUT, deliveries, started, finished, worker, payload, output)
+    return Answer(kind - OUTPUT, head, payload, output)
+
+
+def read_head(head: bytes) -> Run:
+    """How the task of an answer ran. Futures keep the head as it is: of a million of them few are
+    ever asked."""
+    _, deliveries, started, finished, _ = _ANSWER.unpack_from(head)
+    return Run(deliveries, started, finished, head[_ANSWER_BYTES:])
 
 
 def join_answers(answers: Sequence[tuple[bytes, bytes]]) -> bytes:

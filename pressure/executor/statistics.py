@@ -8,7 +8,7 @@ from pressure.channel import Channel
 from pressure.errors import PressureError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
-from pressure.executor.records import Answer, Kind
+from pressure.executor.records import Answer, Kind, read_head
 
 __all__ = ["ExecutorStats", "Tally", "gather"]
 
@@ -62,8 +62,8 @@ class Tally:
 
     def ended(self, future: TaskFuture) -> None:
         """A task has ended with what its future has."""
-        if future._answered is not None:
-            self.workers.add(future._answered[3])
+        if future._head:
+            self.workers.add(read_head(future._head).worker)
         if future.cancelled():
             self.cancelled += 1
         elif future.exception() is None:

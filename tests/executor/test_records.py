@@ -17,6 +17,7 @@ from pressure.executor.records import (
     join_answers,
     pack_answer,
     pack_task,
+    read_head,
     split_answers,
     unpack_answer,
     unpack_task,
@@ -48,7 +49,9 @@ def test_answers(kind: Kind, output: bytes) -> None:
     )
     assert isinstance(record, bytes)
     for body in (record, memoryview(record)):
-        assert unpack_answer(body) == (kind, 2, 1.5, 2.5, b"h:1", b"payload", output)
+        answer = unpack_answer(body)
+        assert (answer.kind, answer.payload, answer.output) == (kind, b"payload", output)
+        assert read_head(answer.head) == (2, 1.5, 2.5, answer.worker) == (2, 1.5, 2.5, b"h:1")
     for end in range(20):
         with pytest.raises(ValueError):
             unpack_answer(record[:end])
