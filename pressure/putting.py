@@ -7,7 +7,12 @@ from typing import Any
 
 from pressure import blobs, bundles, flows
 from pressure.core import Core
-from pressure.errors import QueueDoesNotExistError, QueueError, ServerOutOfMemoryError
+from pressure.errors import (
+    PressureError,
+    QueueDoesNotExistError,
+    QueueError,
+    ServerOutOfMemoryError,
+)
 from pressure.requests import Flow
 from pressure.session import Session
 
@@ -51,8 +56,9 @@ def put_bodies(
                 raise QueueDoesNotExistError(
                     core.name, "it was deleted while this operation waited"
                 ) from None
-        except (QueueError, ServerOutOfMemoryError) as exc:
-            yield from _discard_refused(core, large, exc.accepted)
+        except PressureError as exc:
+            if isinstance(exc, QueueError | ServerOutOfMemoryError):
+                yield from _discard_refused(core, large, exc.accepted)
             exc.accepted += done
             raise
 
@@ -73,7 +79,7 @@ def _put_bundles(
         accepted = yield from flows.put(core, session, values, wait)
     except flows.OtherGeneration:
         return 0
-    except (QueueError, ServerOutOfMemoryError) as exc:
+    except PressureError as exc:
         exc.accepted = sum(groups[: exc.accepted])
         raise
     return sum(groups[:accepted])

@@ -124,8 +124,9 @@ class Outgoing:
         self._under_way = []
         self._cut_short = None
 
-    def _put_back(self) -> None:
-        self._bodies.extendleft(reversed(self._under_way))
+    def _put_back(self, accepted: int = 0) -> None:
+        """Send again later what is under way, but for the first `accepted`."""
+        self._bodies.extendleft(reversed(self._under_way[accepted:]))
         self._under_way = []
         self._cut_short = None
 

@@ -186,7 +186,7 @@ class Producer(Outgoing):
             except BaseException as exc:
                 known = isinstance(exc, PressureError) and not isinstance(exc, OutcomeUnknownError)
                 if known or self._cut_short is None:
-                    self._put_back()
+                    self._put_back(exc.accepted if isinstance(exc, PressureError) else 0)
                 # Else it may have been carried out, and the feeder sends it once more.
                 self._alert()
                 raise
@@ -260,8 +260,8 @@ class Producer(Outgoing):
                     self._send_all()
                     if self._closing or time.monotonic() - self._last > PLACES_KEEP:
                         self._free_places()
-            except ServerOutOfMemoryError:
-                self._put_back()
+            except ServerOutOfMemoryError as exc:
+                self._put_back(exc.accepted)
                 time.sleep(RETRY)
             except (ServerUnavailableError, OutcomeUnknownError) as exc:
                 late = self._deadline is not None and time.monotonic() >= self._deadline

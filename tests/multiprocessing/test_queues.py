@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,8 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
-from pressure import flows
+from pressure import flows, putting
+from pressure.errors import ServerOutOfMemoryError
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
 from pressure.multiprocessing.producer import Producer
@@ -244,6 +245,37 @@ def fill_quickly(bounded: Any, count: int) -> None:
         bounded.put(number)
         at("put")
     report("all")
+
+
+def test_memory_that_is_out_half_way_doubles_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = putting.put_bodies
+    failed: list[int] = []
+
+    def put_some(
+        core: Any, session: Any, bodies: Sequence[bytes], *args: Any, **options: Any
+    ) -> Any:
+        if failed or len(bodies) < 4:
+            return (yield from real(core, session, bodies, *args, **options))
+        failed.append(len(bodies))
+        error = ServerOutOfMemoryError("half-way")
+        error.accepted = yield from real(core, session, bodies[:3], *args, **options)
+        raise error
+
+    monkeypatch.setattr(putting, "put_bodies", put_some)
+    q: Any = mp.Queue(200, url=url)
+    put = []
+    for number in range(100):
+        try:
+            q.put(number)
+            put.append(number)
+        except ServerOutOfMemoryError:
+            pass
+    assert failed
+    assert [q.get(timeout=PATIENCE) for _ in put] == put
+    assert q.empty()
+    q.delete()
 
 
 def test_places_of_a_killed_producer_come_back(url: str, spawn_child: Spawn) -> None:
