@@ -19,7 +19,7 @@ class QueueStats:
     Attributes:
         bound: the most items it may hold; 0: no limit.
         length: items in it, including `fetched_ahead`, which consumers hold and may give back.
-        consumers: how many consumers are registered.
+        consumers: how many consumers live, as far as their leases tell.
         oldest_put_at: when the oldest item was put, in seconds since the epoch by the server's
             clock; None if there is none, or for raw items.
         last_producer, last_consumer: the clients that used these roles last.

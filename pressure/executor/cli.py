@@ -66,7 +66,10 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str)
     return name
 
 
-@click.command(epilog=EPILOG, context_settings={"auto_envvar_prefix": "PRESSURE"})
+@click.command(
+    epilog=EPILOG,
+    context_settings={"auto_envvar_prefix": "PRESSURE", "help_option_names": ["-h", "--help"]},
+)
 @click.argument("url", required=False, envvar="PRESSURE_URL")
 @click.option(
     "--queue",

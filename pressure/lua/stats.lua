@@ -11,6 +11,6 @@ local function number(key) return tonumber(call('GET', key) or 0) end
 local length = call('LLEN', base) + (call('HGET', prefetched, '#') or 0)
 return {OK, tonumber(limit), length, call('EXISTS', closed),
   number(produced_messages), number(produced_bytes), number(consumed_messages),
-  number(consumed_bytes), tonumber(call('HGET', prefetched, '*') or 0), call('ZCARD', leases),
+  number(consumed_bytes), tonumber(call('HGET', prefetched, '*') or 0), call('ZCOUNT', leases, now_ms(), '+inf'),
   call('LLEN', dead_letters), call('GET', producer) or '', call('GET', consumer) or '',
   number(orphans), string.sub(call('LINDEX', base, -1) or '', 1, BODY - 1), number(paused)}

@@ -168,6 +168,13 @@ def test_without_a_server_it_says_so(start: Callable[..., Program], tmp_path: Pa
     assert str(tmp_path) in line
 
 
+def test_the_help_can_be_had_in_two_ways(start: Callable[..., Program]) -> None:
+    short, long = start("-h"), start("--help")
+    assert short.wait() == long.wait() == 0
+    assert short.output == long.output
+    assert "--max-tasks-per-child" in short.output
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

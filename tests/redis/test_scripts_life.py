@@ -164,6 +164,9 @@ class TestLooking:
         assert stats[1:5] == [9, 3, 0, 6]
         assert stats[6] == 3
         assert stats[8:14] == [2, 1, 0, ME.encode(), ME.encode(), 0]
+        # Who is dead doesn't count, though nobody has noticed yet.
+        s.expire()
+        assert s.run(s.protocol.stats())[9] == 0
 
     def test_unfinished(self, s: Scripts) -> None:
         assert s.run(s.protocol.unfinished(0)) == [Status.ABSENT]
