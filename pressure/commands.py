@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pressure.keys import Keys
 from pressure.scripts import Script
 
-__all__ = ["Acks", "Command", "Outcome", "Status", "Word", "outcome_words"]
+__all__ = ["Acks", "Beginning", "Command", "Outcome", "Status", "Word", "outcome_words"]
 
 _NO_REPLY = b"\0\0"
 
@@ -30,12 +30,23 @@ class Status(IntEnum):
     AGAIN = -8
 
 
+class Beginning:
+    """The words with which many a command begins. Their bytes are `packed` once for all of them."""
+
+    __slots__ = ("packed", "words")
+
+    def __init__(self, words: tuple[Word, ...]) -> None:
+        self.words = words
+        self.packed = b""
+
+
 class Command(NamedTuple):
     """What to send. `repeatable`: sending it twice does what sending it once does."""
 
     words: tuple[Word, ...]
     script: Script | None = None
     repeatable: bool = True
+    beginning: Beginning | None = None
 
 
 class Acks(NamedTuple):

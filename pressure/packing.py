@@ -31,7 +31,19 @@ def packed(words: tuple[Word, ...]) -> bytes:
 
 def quickly_packed(command: Command) -> bytes:
     """The same for a command."""
-    return packed(command.words)
+    words, beginning = command.words, command.beginning
+    if beginning is None:
+        return packed(words)
+    start = beginning.packed
+    if not start:
+        start = beginning.packed = _bare(beginning.words)
+    return b"*%d\r\n%b%b" % (len(words), start, _bare(words[len(beginning.words) :]))
+
+
+def _bare(words: tuple[Word, ...]) -> bytes:
+    """The bytes of some words of a command, without those that say how many there are."""
+    command = packed(words)
+    return command[command.index(b"\n") + 1 :]
 
 
 def packed_in_pieces(command: Command) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pressure.commands import Acks, Command, Outcome, Status, Word, outcome_words
+from pressure.commands import Acks, Beginning, Command, Outcome, Status, Word, outcome_words
 from pressure.content import Buffer
 from pressure.keys import Keys
 from pressure.scripts import SCRIPTS, Script
@@ -16,7 +16,7 @@ from pressure.scripts import SCRIPTS, Script
 __all__ = ["PROTOCOL_VERSION", "Acks", "Command", "Outcome", "Protocol", "Status", "Word"]
 
 PROTOCOL_VERSION = "1.0"
-MOST_BEGINNINGS = 200
+MOST_BEGINNINGS, MOST_OWN = 200, 5
 MOST_DEPARTED = 100
 DEPARTED_KEEP_MS = 3_600_000
 """How long the reaper keeps looking at a dead consumer's list: a late command may still fill it."""
@@ -30,8 +30,8 @@ class Protocol:
     def __init__(self, keys: Keys, *, raw: bool) -> None:
         self.keys = keys
         self._raw = "1" if raw else ""
-        # How a command begins, as far as that is always the same: by operation and named keys.
-        self._beginnings: dict[tuple[str, tuple[bytes, ...]], tuple[Word, ...]] = {}
+        # How a command begins, as far as that is always the same: by operation and keys of its own.
+        self._beginnings: dict[tuple[str, tuple[bytes, ...]], Beginning] = {}
         # It never exists. While a slot is moved key by key, a Cluster refuses a script that names a
         # missing key, and breaks off in the middle one that comes upon it only there.
         self._fence = (keys.fence,) if b"{" in keys.base else ()
@@ -45,16 +45,18 @@ class Protocol:
         **named: bytes,
     ) -> Command:
         script = SCRIPTS[name]
-        if extra:
-            beginning = self._beginning(script, extra, named)
-        else:
-            which = name, tuple(named.values())
-            beginning = self._beginnings.get(which, ())
-            if not beginning:
-                if len(self._beginnings) >= MOST_BEGINNINGS:
-                    self._beginnings.clear()
-                beginning = self._beginnings[which] = self._beginning(script, (), named)
-        return Command((*beginning, *args), script, repeatable)
+        own = (*named.values(), *extra)
+        if len(own) > MOST_OWN:
+            # These are seldom the same again.
+            return Command((*self._beginning(script, extra, named), *args), script, repeatable)
+        which = name, own
+        beginning = self._beginnings.get(which)
+        if beginning is None:
+            if len(self._beginnings) >= MOST_BEGINNINGS:
+                self._beginnings.clear()
+            beginning = Beginning(self._beginning(script, extra, named))
+            self._beginnings[which] = beginning
+        return Command((*beginning.words, *args), script, repeatable, beginning)
 
     def _beginning(
         self, script: Script, extra: tuple[bytes, ...], named: dict[str, bytes]

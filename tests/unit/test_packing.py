@@ -6,7 +6,9 @@ import hiredis
 import pytest
 
 from pressure import packing
-from pressure.commands import Command
+from pressure.commands import Acks, Beginning, Command, Word
+from pressure.keys import Keys
+from pressure.protocol import Protocol
 
 
 def test_words_of_every_kind() -> None:
@@ -17,6 +19,26 @@ def test_words_of_every_kind() -> None:
     assert packing.packed(words) == expected
     pieces = packing.packed_in_pieces(Command((b"HSET", b"key", b"value")))
     assert b"".join(pieces) == packing.packed((b"HSET", b"key", b"value"))
+
+
+@pytest.mark.parametrize("args", [(), (b"one", 2, "three", b"x" * 100_000)])
+def test_a_beginning_is_packed_once(args: tuple[Word, ...]) -> None:
+    beginning = Beginning(("EVALSHA", "sha", 1, b"key"))
+    words = (*beginning.words, *args)
+    command = Command(words, beginning=beginning)
+    assert packing.quickly_packed(command) == packing.packed(words)
+    start = beginning.packed
+    assert start == b"$7\r\nEVALSHA\r\n$3\r\nsha\r\n$1\r\n1\r\n$3\r\nkey\r\n"
+    assert packing.quickly_packed(command) == packing.packed(words)
+    assert beginning.packed is start
+
+
+def test_only_what_is_the_same_again_has_a_beginning() -> None:
+    protocol = Protocol(Keys("__pressure__", "q"), raw=False)
+    beginnings = [protocol.ack(b"%d" % number, Acks()).beginning for number in (1, 2, 1)]
+    assert beginnings[0] is beginnings[2] is not None
+    assert beginnings[0] is not beginnings[1] is not None
+    assert protocol.unfinished(0, [b"%d" % number for number in range(9)]).beginning is None
 
 
 class Written(float):
