@@ -241,7 +241,8 @@ class Crew:
     def _renew(self, now: float, members: list[Member]) -> None:
         away = self.clerk.away_since is not None
         self._renew_at = now + (STEP if away else self._lease / 3)
-        self.clerk.renew([member.notes.read() for member in members])
+        # One that was stopped may never go on, and others could do what it holds.
+        self.clerk.renew([one.notes.read() for one in members if not one.stands_still()])
 
     def _beat(self, workers: list[tuple[int, float, Snapshot]]) -> None:
         assert self._registrar is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 from collections import deque
@@ -14,6 +15,8 @@ from pressure.executor.logs import Sink
 from pressure.executor.notes import Notes
 
 __all__ = ["SCARCE", "Member", "describe_exit", "signal_name"]
+
+log = logging.getLogger("pressure.worker")
 
 STDERR_LINES = 40
 SCARCE = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
@@ -48,6 +51,7 @@ class Member:
         """Why it was killed, if its supervisor did that for a reason of the process's own."""
         self._path = path
         self._sink = sink
+        self._stood_still = False
         self._tail: deque[str] = deque(maxlen=STDERR_LINES)
         self._partial = b""
         self._descriptor = -1
@@ -56,6 +60,23 @@ class Member:
             self._descriptor = os.pidfd_open(self.pid)
         self.sentinel: int = process.sentinel if self._descriptor < 0 else self._descriptor
         """Becomes readable when the process is dead."""
+
+    def stands_still(self) -> bool:
+        """Whether it was stopped (SIGSTOP) and does not go on. Where the system has no `/proc`
+        nobody can tell: then no."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                # Behind the name of the program, which is in brackets and may have any in it.
+                stopped = file.read().rpartition(b")")[2].split()[0] == b"T"
+        except (OSError, IndexError):
+            stopped = False
+        if stopped and not self._stood_still:
+            log.warning(
+                "worker %s is stopped: others get its tasks when its lease ends, unless it goes on",
+                self.pid,
+            )
+        self._stood_still = stopped
+        return stopped
 
     def forward_stderr(self) -> bool:
         """Pass on what it wrote to stderr, and keep its last lines. False at its end."""

@@ -93,6 +93,16 @@ def hang_once(path: str) -> float:
     return began
 
 
+def stand_still_once(path: str) -> str:
+    """Stop the worker process; the second time return at once."""
+    note(path, str(os.getpid()))
+    if len(lines(path)) > 1:
+        return "again"
+    os.kill(os.getpid(), signal.SIGSTOP)
+    note(path, "late")
+    return "late"
+
+
 def hold_the_interpreter(path: str) -> str:
     """Run in C for ever, holding the interpreter lock; the second time return at once."""
     note(path, "run")

@@ -227,6 +227,27 @@ def test_a_killed_supervisor_leaves_no_process_and_no_task(
     assert sleeps.result(WAIT).startswith("sleeper")
 
 
+def test_a_worker_that_is_stopped_loses_its_task_though_its_supervisor_lives(
+    daemon: Daemon, make_executor: Callable[..., RedisExecutor], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "runs")
+    daemon(2, lease=LEASE)
+    executor = make_executor()
+    assert executor.submit(do.stand_still_once, path).result(WAIT) == "again"
+    stopped, other = do.lines(path)
+    assert stopped != other
+    os.kill(int(stopped), signal.SIGCONT)
+    assert eventually(lambda: do.lines(path)[2:] == ["late"])
+    # It goes on, and what it says is no longer wanted.
+    gate = tmp_path / "gate"
+    both = [executor.submit(do.hold, str(gate), name) for name in "ab"]
+    assert eventually(lambda: all(future.running() for future in both))
+    gate.touch()
+    pids = {future.result(WAIT).split()[1] for future in both}
+    assert pids == {stopped, other}
+    assert executor.stats().done == 3
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_killed_client_leaves_no_worker_process(
     spawn_child: Callable[..., Child], tmp_path: Path, method: str
