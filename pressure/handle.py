@@ -108,15 +108,15 @@ class Handle:
     def _pool_of(self, session: Session[Link]) -> list[Session[Link]]:
         return self._consumers if session.known or session.stale else self._others
 
-    def owe(self, session: Session[Link], mark: tuple[str, bytes]) -> None:
-        """An item was handed out that the session holds, which was not borrowed for that: it is to
-        be acknowledged."""
+    def owe(self, session: Session[Link], *marks: tuple[str, bytes]) -> None:
+        """Items were handed out that the session holds, which was not borrowed for that: they are
+        to be acknowledged."""
         with self._lock:
             if session in self._consumers:
-                session.pending.append(mark)
+                session.pending.extend(marks)
             else:
                 # Who is using it may have sent what was pending, and be blocked now.
-                session.aside.append(mark)
+                session.aside.extend(marks)
 
     def keep_up(self) -> None:
         """Have the keeper look at this handle soon."""

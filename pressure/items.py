@@ -298,15 +298,21 @@ def quickly_read(core: Core[Any], item: bytes) -> tuple[Any, int]:
         return (UNREAD if core.settings.max_deliveries else item), 0
     codec, serializer = core.codec, core.serializer
     assert codec is not None and serializer is not None
-    parts = codec.open_record(item)
-    if parts is None or len(item) > core.most_bytes or 0 < parts[0] <= parts[1]:
+    # Most items come for the first time.
+    body, deliveries = codec.open_plain(item), 0
+    if body is None:
+        parts = codec.open_record(item)
+        if parts is None or 0 < parts[0] <= parts[1]:
+            return UNREAD, 0
+        body, deliveries = parts[5], parts[1]
+    if len(item) > core.most_bytes:
         return UNREAD, 0
     try:
-        return serializer.loads(parts[5]), parts[1]
+        return serializer.loads(body), deliveries
     except (Exception, SystemExit) as exc:
         error = _unreadable(core, exc)
         error.__cause__ = exc
-        return Unreadable(error), parts[1]
+        return Unreadable(error), deliveries
 
 
 def read_item(core: Core[Any], item: bytes, *, looks: bool = False) -> Flow[Any]:

@@ -110,9 +110,9 @@ class Taker:
                     del popped[-number:]
                     break
             objects = [obj for _, obj in read]
-            for one, _ in read:
-                self._handle.owe(one.session, one.mark)
             for session in {one.session for one in popped}:
+                marks = [one.mark for one, _ in read if one.session is session]
+                self._handle.owe(session, *marks)
                 core.moved_many([one for one in popped if one.session is session])
         except PayloadError:
             # There is nothing but what is in the dead letters now.
