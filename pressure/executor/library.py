@@ -13,6 +13,7 @@ from pressure.codec import BadSignature
 from pressure.content import Buffer, copy_of
 from pressure.executor import sharing
 from pressure.executor.payloads import loads
+from pressure.executor.pickling import stands_alone
 from pressure.executor.records import STORED, Task
 
 __all__ = ["Library"]
@@ -37,6 +38,15 @@ class _Held:
         self.value = _NOTHING
 
 
+class _Stateful:
+    """A callable that each task gets a new copy of, so that none sees what another did to it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Buffer) -> None:
+        self.data = data
+
+
 class Library:
     """Fetches what lies beside the clients' reply queues, and keeps it.
 
@@ -46,7 +56,7 @@ class Library:
     def __init__(self, channels: Sequence[Channel], current: Callable[[], Channel]) -> None:
         self._channels = channels
         self._current = current
-        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._functions: dict[bytes, Callable[..., Any] | _Stateful] = {}
         self._clients: dict[bytes, float] = {}
         self._shared: OrderedDict[tuple[bytes, bytes], _Held] = OrderedDict()
         self._size = 0
@@ -56,7 +66,12 @@ class Library:
     def function(self, client_id: bytes, task: Task) -> Callable[..., Any]:
         """The function of a task. Raises what unpickling raises, and `BadSignature`."""
         known = self._functions.get(task.function)
-        return known if known is not None else self._load(client_id, task)
+        if known is None:
+            return self._load(client_id, task)
+        if type(known) is _Stateful:
+            stateful: Callable[..., Any] = loads(known.data)
+            return stateful
+        return known  # type: ignore[return-value]
 
     def _load(self, client_id: bytes, task: Task) -> Callable[..., Any]:
         data: Any = task.function
@@ -67,7 +82,7 @@ class Library:
         function: Callable[..., Any] = loads(data)
         if len(self._functions) >= FUNCTIONS:
             self._functions.clear()
-        self._functions[task.function] = function
+        self._functions[task.function] = function if stands_alone(function) else _Stateful(data)
         return function
 
     def client_lives(self, client_id: bytes, now: float) -> bool:

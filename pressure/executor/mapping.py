@@ -12,13 +12,17 @@ from typing import Any
 from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.futures import TaskFuture, cancel_many
 
-__all__ = ["chunks", "flattened", "results", "run_chunk"]
+__all__ = ["chunks", "flattened", "results", "run_call", "run_chunk"]
 
 
 def chunks(calls: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
     iterator = iter(calls)
     while chunk := tuple(itertools.islice(iterator, size)):
         yield chunk
+
+
+def run_call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return fn(*args, **kwargs)
 
 
 def run_chunk(fn: Callable[..., Any], chunk: tuple[Any, ...]) -> list[Any]:

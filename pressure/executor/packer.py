@@ -7,13 +7,18 @@ from typing import Any
 
 from pressure.content import Content
 from pressure.executor.answers import Needed
+from pressure.executor.mapping import run_call
 from pressure.executor.options import Options
-from pressure.executor.pickling import FunctionPacker
+from pressure.executor.payloads import Packed
+from pressure.executor.pickling import FunctionPacker, PackedFunction, stands_alone
 from pressure.executor.records import SHORT, pack_task, task_head
 from pressure.executor.repeats import Arguments
-from pressure.executor.sharing import Shelf
+from pressure.executor.sharing import Entry, Shelf
 
 __all__ = ["TaskPacker"]
+
+TOGETHER_BYTES = 16 * 1024
+"""Callables with state that are no larger travel with the arguments of each call."""
 
 
 class TaskPacker:
@@ -27,8 +32,11 @@ class TaskPacker:
         self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
     ) -> tuple[bytes | Content, tuple[Needed, ...]]:
         """The record of a task, and what that needs beside it. Raises what pickling raises."""
-        packed = self._functions.pack(function)
-        arguments, shared = self._arguments.pack(args, kwargs)
+        if stands_alone(function):
+            packed = self._functions.pack(function)
+            arguments, shared = self._arguments.pack(args, kwargs)
+        else:
+            packed, arguments, shared = self._pack_stateful(function, args, kwargs)
         needs: tuple[Needed, ...] = (packed, *shared) if packed.stored else shared
         timeout, capture = options.timeout, options.capture_output
         if timeout is None and not capture and len(arguments) <= SHORT and type(arguments) is bytes:
@@ -44,3 +52,15 @@ class TaskPacker:
             capture=capture,
         )
         return record, needs
+
+    def _pack_stateful(
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> tuple[PackedFunction, bytes | Packed, tuple[Entry, ...]]:
+        """A callable goes along with its arguments: objects that occur in both are one object in
+        the task, too. Unless it is large, for then it is sent once for many tasks."""
+        together, shared = self._arguments.pack((function, *args), kwargs)
+        if len(together) > TOGETHER_BYTES:
+            packed = self._functions.pack(function)
+            if len(packed.data) > TOGETHER_BYTES:
+                return packed, *self._arguments.pack(args, kwargs)
+        return self._functions.pack(run_call), together, shared

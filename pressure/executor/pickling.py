@@ -27,6 +27,7 @@ __all__ = [
     "dumps_result",
     "in_one_piece",
     "loads",
+    "stands_alone",
 ]
 
 PROTOCOL = 5
@@ -166,6 +167,15 @@ class FunctionPacker:
                 packed,
             )
         return packed
+
+
+def stands_alone(function: Callable[..., Any]) -> bool:
+    """Whether a callable has no state that arguments may share with it, or a call may change: not
+    so a bound method, a partial, an instance with `__call__`."""
+    kind = type(function)
+    if kind is types.BuiltinFunctionType:
+        return isinstance(function.__self__, types.ModuleType | None)  # type: ignore[attr-defined]
+    return kind is types.FunctionType or isinstance(function, type)
 
 
 def in_one_piece(payload: bytes | Packed) -> bytes:

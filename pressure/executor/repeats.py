@@ -48,8 +48,11 @@ class Arguments:
             return NO_ARGUMENTS, ()
         if self._looking:
             with self._lock:
-                args = tuple([self._look_at(arg) for arg in args])
-                kwargs = {name: self._look_at(arg) for name, arg in kwargs.items()}
+                # One that is there twice is one object for the task, too.
+                given = {id(arg): arg for arg in (*args, *kwargs.values())}
+                seen = {key: self._look_at(arg) for key, arg in given.items()}
+            args = tuple([seen[id(arg)] for arg in args])
+            kwargs = {name: seen[id(arg)] for name, arg in kwargs.items()}
         if self._shelf.used:
             return self._shelf.pickled((args, kwargs))
         packed = pickling.dumps((args, kwargs), same_main=self._shelf.same_main)

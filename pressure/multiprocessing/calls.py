@@ -22,6 +22,7 @@ from typing import Any
 from pressure.executor import pickling
 
 __all__ = [
+    "Function",
     "MaybeEncodingError",
     "Outcome",
     "RemoteTraceback",
@@ -41,6 +42,8 @@ _reducers: Any = ChainMap(vars(ForkingPickler)["_extra_reducers"], copyreg.dispa
 
 PROTOCOL = 5
 
+Function = bytes | Callable[..., Any]
+"""As `pack_function` gives it."""
 Outcome = tuple[bool, Any]
 """Whether a call succeeded, and its result or exception."""
 
@@ -52,12 +55,16 @@ def pack_call(
     return _dumps((function, args, kwargs), local)
 
 
-def pack_function(function: Callable[..., Any], *, local: bool) -> bytes:
-    """What `pack_chunk` needs of a function: made once for all chunks."""
-    return _dumps(function, local)
+def pack_function(function: Callable[..., Any], *, local: bool) -> Function:
+    """What `pack_chunk` needs of a function: made once for all chunks, unless it is a callable with
+    a state, which the items may share."""
+    data = _dumps(function, local)
+    return data if pickling.stands_alone(function) else function
 
 
-def pack_chunk(function: bytes, items: tuple[Any, ...], *, starred: bool, local: bool) -> bytes:
+def pack_chunk(
+    function: bytes | Callable[..., Any], items: tuple[Any, ...], *, starred: bool, local: bool
+) -> bytes:
     """A call that gives the list of the results of `items`."""
     return _dumps((_run_starred if starred else _run_chunk, (function, items), {}), local)
 
@@ -83,12 +90,16 @@ def _dumps_as_multiprocessing(obj: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _run_chunk(function: bytes, items: tuple[Any, ...]) -> list[Any]:
-    return list(map(pickling.loads(function), items))
+def _run_chunk(function: Function, items: tuple[Any, ...]) -> list[Any]:
+    return list(map(_unpacked(function), items))
 
 
-def _run_starred(function: bytes, items: tuple[Any, ...]) -> list[Any]:
-    return list(itertools.starmap(pickling.loads(function), items))
+def _run_starred(function: Function, items: tuple[Any, ...]) -> list[Any]:
+    return list(itertools.starmap(_unpacked(function), items))
+
+
+def _unpacked(function: Function) -> Callable[..., Any]:
+    return pickling.loads(function) if isinstance(function, bytes) else function
 
 
 def run(payload: bytes, local: bool) -> bytes:

@@ -12,7 +12,14 @@ from typing import Any
 
 from pressure.executor.client import RedisExecutor
 from pressure.executor.futures import TaskFuture
-from pressure.multiprocessing.calls import Outcome, pack_chunk, pack_function, run, unpack_outcome
+from pressure.multiprocessing.calls import (
+    Function,
+    Outcome,
+    pack_chunk,
+    pack_function,
+    run,
+    unpack_outcome,
+)
 from pressure.multiprocessing.results import IMapIterator, Job, MapResult
 
 __all__ = ["PoolExecutor", "Staff"]
@@ -121,7 +128,7 @@ class Staff:
             job.put(sent, left, chunks=count - sent)
 
     def _send_chunk(
-        self, job: Job, index: int, function: bytes, chunk: tuple[Any, ...], *, starred: bool
+        self, job: Job, index: int, function: Function, chunk: tuple[Any, ...], *, starred: bool
     ) -> None:
         local = self.local
         self.send(job, index, lambda: pack_chunk(function, chunk, starred=starred, local=local))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,32 @@ class Kept:
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+class Logbook:
+    """A callable with a state, of about `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.lines: list[int] = []
+        self.ballast = "x" * size
+
+    def __call__(self, line: int) -> list[int]:
+        self.lines.append(line)
+        return self.lines
+
+    def has(self, lines: list[int]) -> bool:
+        return self.lines is lines
+
+
+def are_one(first: object, second: object) -> bool:
+    return first is second
+
+
+def interrupt_a_program() -> int:
+    """How a program ends that gets a Ctrl-C."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+        program.send_signal(signal.SIGINT)
+        return program.wait(20)
 
 
 def hold(directory: str, name: str) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import signal
 import threading
 import time
 import weakref
@@ -285,6 +286,31 @@ def test_asyncio_can_use_it(executor: Executor) -> None:
         return await asyncio.wait_for(asyncio.gather(*calls), WAIT)
 
     assert asyncio.run(main()) == [x * x for x in range(20)]
+
+
+@pytest.mark.parametrize("size", [0, 2000, 50_000])
+def test_no_task_sees_what_another_did_to_a_callable(make: Make, size: int) -> None:
+    executor = make()
+    book = do.Logbook(size)
+    assert list(executor.map(book, range(4))) == [[x] for x in range(4)]
+    assert list(executor.map(book.__call__, range(4))) == [[x] for x in range(4)]
+    partial = functools.partial(do.Logbook.__call__, book)
+    assert [executor.submit(partial, x).result(WAIT) for x in range(4)] == [[x] for x in range(4)]
+    assert book.lines == []
+
+
+def test_what_a_call_has_twice_is_one_object(make: Make) -> None:
+    executor = make()
+    book = do.Logbook(100)
+    assert executor.submit(book.has, book.lines).result(WAIT)
+    assert executor.submit(functools.partial(do.are_one, book), book).result(WAIT)
+    large = bytearray(2 * 1024 * 1024)
+    for _ in range(4):
+        assert executor.submit(do.are_one, large, second=large).result(WAIT)
+
+
+def test_the_programs_that_tasks_start_heed_ctrl_c(make: Make) -> None:
+    assert make().submit(do.interrupt_a_program).result(WAIT) == -signal.SIGINT
 
 
 # The end
