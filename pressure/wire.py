@@ -113,4 +113,6 @@ class Wire:
             # The server must hear of it even if a forked child has the socket, too.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
+        with contextlib.suppress(OSError):
+            # A task may have closed all descriptors.
+            self._sock.close()

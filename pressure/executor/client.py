@@ -115,8 +115,10 @@ class RedisExecutor(TaskExecutor):
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
     ) -> TaskFuture:
-        if self._shutdown or exiting():
+        if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if exiting():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         return self._engine.submit(fn, args, kwargs, options)
 
     def _terminate(self, future: TaskFuture, grace: float) -> bool:

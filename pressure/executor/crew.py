@@ -30,7 +30,7 @@ from pressure.executor.errors import InitializerError, NoWorkersError
 from pressure.executor.heirs import HANDLED
 from pressure.executor.logs import Sink, to_stderr
 from pressure.executor.measures import Books
-from pressure.executor.member import SCARCE, Member, describe_exit
+from pressure.executor.member import SCARCE, Member, describe_exit, ended_well
 from pressure.executor.memory import Scales
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.orders import Order
@@ -277,10 +277,10 @@ class Crew:
             return burial
         # It may have been told to stop before it had a handler for that, or when it had none more.
         told = self._stopping or member.asked or code in (-signal.SIGTERM, -signal.SIGHUP)
-        expected = code == 0 or member.killed or (told and snapshot.task is None)
+        expected = member.killed or ended_well(code, snapshot, told=told)
         if self._books is not None:
             self._books.close(measured, snapshot.done, snapshot.failed, died=not expected)
-        if code != 0 and (member.why or not expected):
+        if member.why or not expected:
             log.warning("worker %s died: %s", member.pid, member.why or describe_exit(code))
         if snapshot.retired and code == 0 and not self.clerk.gave_back_since(member.started):
             # Otherwise a successor looks whether there is something again.

@@ -332,7 +332,7 @@ class Dispatcher:
         return self._ending.end(future, grace)
 
     def cancel_all(self, spare: int = 0) -> None:
-        """Cancel what has not begun, but for the oldest `spare`."""
+        """Cancel what has not begun, but for the oldest `spare` of those that are about to."""
         self._recall.cancel_all(spare)
 
     # The end

@@ -20,11 +20,12 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 def prepare_signals(*, daemon: bool) -> None:
     """Make of the handlers that were inherited a worker's own, and let the signals in that were
     held back. A daemon's worker writes down where it is on SIGUSR1."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C is for the client. Not SIG_IGN, which the programs that tasks start would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if daemon:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        faulthandler.register(signal.SIGUSR1, 2, all_threads=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     heirs = Heirs(daemon=daemon)
     os.register_at_fork(

@@ -12,9 +12,9 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from pressure.executor.logs import Sink
-from pressure.executor.notes import Notes
+from pressure.executor.notes import Notes, Snapshot
 
-__all__ = ["SCARCE", "Member", "describe_exit", "signal_name"]
+__all__ = ["SCARCE", "Member", "describe_exit", "ended_well", "signal_name"]
 
 log = logging.getLogger("pressure.worker")
 
@@ -127,6 +127,14 @@ class Member:
         os.close(self.stderr)
         self.stderr = -1
         self._sink(self.pid, b"")
+
+
+def ended_well(code: int | None, snapshot: Snapshot, *, told: bool) -> bool:
+    """Whether a process has ended as it may. One that does so before it was ready (its initializer
+    may have called `exit`) would do it again and again. `told`: it was to stop."""
+    if code == 0:
+        return told or snapshot.ready
+    return told and snapshot.task is None
 
 
 def signal_name(code: int | None) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,3 +58,18 @@ class Post:
             # A daemon has reached its server once; its workers wait for one that is away.
             channel.handle.ride_out()
         return channel
+
+    def initialize(self) -> bool:
+        """Call the initializer, if there is one, and end the process if that fails. Returns whether
+        SIGTERM came meanwhile: it runs to its end, for it may do more than to prepare for tasks."""
+        asked_to_stop: list[int] = []
+        if self.initializer is not None:
+            signal.signal(signal.SIGTERM, lambda number, _: asked_to_stop.append(number))
+            try:
+                self.initializer(*self.initargs)
+            except BaseException:
+                logging.getLogger("concurrent.futures").critical(
+                    "Exception in initializer:", exc_info=True
+                )
+                sys.exit(BROKEN_EXIT)
+        return bool(asked_to_stop)

@@ -75,10 +75,18 @@ class Recall:
         return self._withdraw(task_ids, GIVEN_BACK)
 
     def cancel_all(self, spare: int) -> None:
-        """Cancel what has not begun, but for the oldest `spare`."""
+        """Cancel what has not begun, but for the oldest `spare` of those that are about to."""
         if self._process == os.getpid():
-            with self._ledger.lock:
-                task_ids = list(itertools.islice(self._ledger.tasks, spare, None))
+            ledger = self._ledger
+            with ledger.lock:
+                # One that has failed and waits for another try is not.
+                ready = (
+                    id
+                    for id, task in ledger.tasks.items()
+                    if id in ledger.sent or task.future._attempts == 1
+                )
+                spared = set(itertools.islice(ready, spare))
+                task_ids = [id for id in ledger.tasks if id not in spared]
             self._cancel(task_ids)
 
     def cancel_unwanted(self) -> None:

@@ -128,9 +128,16 @@ class Watchdog:
                 log.log(logging.DEBUG if quiet else logging.WARNING, "while a task ran: %s", exc)
 
     def _doze(self, sentinels: list[int], seconds: float) -> None:
-        ready = wait_for_any([self._bell_read, *sentinels], seconds)
-        if self._bell_read in ready:
-            os.read(self._bell_read, 4096)
+        try:
+            ready = wait_for_any([self._bell_read, *sentinels], seconds)
+            if self._bell_read in ready:
+                os.read(self._bell_read, 4096)
+        except OSError as exc:
+            if not self._desk.stopping:
+                log.warning("a task has closed what its worker needs, which ends: %s", exc)
+            self._desk.stopping = True
+            time.sleep(seconds)
+            return
         if len(ready) > (self._bell_read in ready):
             # The supervisor is gone; whoever replaces it starts its own workers.
             os._exit(0)

@@ -44,7 +44,7 @@ from pressure.executor.lifeline import end_with
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.outcomes import broken, pack_exception, pack_result, say
 from pressure.executor.payloads import loads
-from pressure.executor.post import BROKEN_EXIT, DEFAULT_BOUND, Post
+from pressure.executor.post import DEFAULT_BOUND, Post
 from pressure.executor.records import CAPTURE, NO_ARGUMENTS, Kind, unpack_task
 from pressure.executor.verdicts import lost, refused, verdict
 from pressure.executor.watchdog import Desk, Watchdog
@@ -66,21 +66,12 @@ def work(post: Post) -> None:
     daemon = bool(post.name)
     if parent is not None:
         end_with(parent.sentinel, group=daemon)
-    faulthandler.enable()
+    # `sys.stderr` may be anything, or nothing.
+    faulthandler.enable(2)
     prepare_signals(daemon=daemon)
     notes = Notes(post.notes)
     os.unlink(post.notes)
-    asked_to_stop: list[int] = []
-    if post.initializer is not None:
-        # It runs to its end: it may have more to do than to prepare for tasks.
-        signal.signal(signal.SIGTERM, lambda number, _: asked_to_stop.append(number))
-        try:
-            post.initializer(*post.initargs)
-        except BaseException:
-            logging.getLogger("concurrent.futures").critical(
-                "Exception in initializer:", exc_info=True
-            )
-            sys.exit(BROKEN_EXIT)
+    asked_to_stop = post.initialize()
     worker = Worker(post, notes)
     for number in (signal.SIGTERM, signal.SIGHUP) if daemon else (signal.SIGTERM,):
         signal.signal(number, lambda *_: worker.stop())
@@ -95,6 +86,9 @@ def work(post: Post) -> None:
         level = logging.DEBUG if quiet else logging.WARNING
         log.log(level, "worker %d ends: %s", os.getpid(), exc)
         sys.exit(1)
+    except Exception:
+        worker.blame()
+        raise
 
 
 class Worker:
@@ -115,6 +109,7 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}".encode()[:255]
         self._library = Library(self._channels, lambda: self._claimant.channel)
         self._done = 0
+        self._last = b"", b""
         self._desk = Desk()
         self._watchdog = Watchdog(
             self._desk,
@@ -134,6 +129,11 @@ class Worker:
             # No exception: raised while a finalizer runs, it would end there.
             vanish()
         self._watchdog.ring()
+
+    def blame(self) -> None:
+        """This process is broken, and the task that ran last may have done it: that is charged,
+        unless its outcome is recorded. Or else it would break one process after another."""
+        self._notes.running(*self._last, time.monotonic(), self._done)
 
     def run(self) -> None:
         claimant = self._claimant
@@ -271,6 +271,7 @@ class Worker:
                 return
             outcome = self._handle(delivery)
             self._done += 1
+            self._last = delivery.id, delivery.client_id
             if self._measures is not None:
                 self._measures.ran(time.monotonic() - desk.started, delivery.deliveries)
             if once:
@@ -326,17 +327,18 @@ class Worker:
         except BaseException as exc:
             guard.leave(depth)
             return self._failed(refused(delivery, explain(exc), self._name))
+        result: Any = None
         try:
             guard.stack.append(delivery)
             result = function(*args, **kwargs)
             if type(result) is CoroutineType:
                 result = completed(result)
+            # This, too, is the task's: it may run code of the user's.
+            kind, payload = pack_result(result)
             guard.leave(depth)
         except BaseException as exc:
             kind, payload = pack_exception(left(guard, depth, exc))
-        else:
-            kind, payload = pack_result(result)
-            del result
+        del result
         if sealed and kind is not Kind.RESULT:
             self._notes.failed()
         output = function.output if type(function) is Captured else b""

@@ -13,6 +13,7 @@ survives the death of a worker process, and a worker may start processes of its 
 from __future__ import annotations
 
 import multiprocessing
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
@@ -75,8 +76,8 @@ class Pool:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        *,
         context: Any = None,
+        *,
         url: str | None = None,
         queue: str = "default",
         prefix: str | None = None,
@@ -85,6 +86,7 @@ class Pool:
         self._state = INIT
         if processes is None:
             processes = _cpu_count()
+        processes = operator.index(processes)
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (

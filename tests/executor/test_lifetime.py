@@ -12,7 +12,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,51 @@ def test_workers_that_start_while_the_interpreter_exits_have_the_script(tmp_path
 def test_an_executor_nobody_used_costs_nothing() -> None:
     code, out, err = script("ex = RedisExecutor(2)\nex2 = RedisExecutor(1)\ndel ex2\n")
     assert (code, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("stderr", ["None", "io.StringIO()"])
+def test_stderr_need_not_be_a_file(stderr: str) -> None:
+    body = f"import io\nsys.stderr = {stderr}\n"
+    code, out, _ = script(body + "with RedisExecutor(1) as ex: print(ex.submit(abs, -3).result(9))")
+    assert (code, out) == (0, "3\n")
+
+
+# Workers that tasks break
+
+
+def close_all() -> int:
+    """As code does that makes a daemon of itself."""
+    os.closerange(3, 1000)
+    return os.getpid()
+
+
+def break_the_connection() -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("not an error of the connection")
+
+    vars(sys.modules["pressure.link"])["quickly_packed"] = fail
+
+
+def test_a_task_may_close_all_descriptors() -> None:
+    with RedisExecutor(1) as executor:
+        closed = executor.submit(close_all).result(WAIT)
+        assert [executor.submit(do.square, x).result(WAIT) for x in range(3)] == [0, 1, 4]
+        # That worker couldn't be told anything any more.
+        assert eventually(lambda: executor.submit(os.getpid).result(WAIT) != closed)
+
+
+def test_a_task_that_breaks_its_worker_is_not_run_for_ever() -> None:
+    with RedisExecutor(1) as executor:
+        with pytest.raises(WorkerLostError, match="exit code 1"):
+            executor.submit(break_the_connection).result(WAIT)
+        assert executor.submit(do.square, 3).result(WAIT) == 9
+
+
+def test_an_initializer_that_ends_the_process_breaks_the_executor() -> None:
+    with RedisExecutor(1, initializer=os._exit, initargs=(0,)) as executor:
+        future = executor.submit(do.square, 1)
+        with pytest.raises(BrokenExecutor, match="exit code 0"):
+            future.result(WAIT)
 
 
 # Ctrl-C

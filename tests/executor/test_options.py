@@ -23,6 +23,7 @@ from pressure.executor import (
 )
 from pressure.executor.records import pack_task, unpack_task
 from tests.executor.crews import MODES, PATIENCE, executor
+from tests.support.waiting import eventually
 
 # What runs in workers
 
@@ -58,6 +59,16 @@ def clean_up(path: str) -> str:
         Path(path).write_text("cleaned up")
         return "partial"
     return "whole"
+
+
+class SlowToPickle:
+    def __reduce__(self) -> Any:
+        time.sleep(PATIENCE)
+        return int, (1,)
+
+
+def return_slowly() -> SlowToPickle:
+    return SlowToPickle()
 
 
 def hold_the_interpreter(size: int) -> bool:
@@ -319,3 +330,21 @@ def test_retries_of_many_at_once(ex: RedisExecutor, tmp_path: Path) -> None:
         retrying.submit(count, str(tmp_path / str(number)), fail=number % 3) for number in range(60)
     ]
     assert [future.result(PATIENCE) for future in futures] == [n % 3 + 1 for n in range(60)]
+
+
+def test_a_timeout_holds_for_the_pickling_of_the_result_too() -> None:
+    with RedisExecutor(1) as ex:
+        future = ex.options(timeout=0.3, grace=0.3).submit(return_slowly)
+        with pytest.raises(TaskTimeoutError):
+            future.result(PATIENCE / 2)
+        assert ex.submit(add, 1, 2).result(PATIENCE) == 3
+
+
+def test_shutdown_does_not_wait_for_another_try(tmp_path: Path) -> None:
+    ex = RedisExecutor(1, options=Options(retries=1, backoff=3600))
+    path = tmp_path / "runs"
+    future = ex.submit(count, str(path), fail=1)
+    assert eventually(lambda: future._attempts == 2)
+    ex.shutdown(cancel_futures=True)
+    assert future.cancelled()
+    assert path.read_text().count("\n") == 1

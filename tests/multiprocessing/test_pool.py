@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -317,6 +317,15 @@ def test_the_initializer_runs_even_if_nothing_else_does(
     pool.close()
     pool.join()
     assert (tmp_path / "touched").exists()
+
+
+def test_all_arguments_by_position() -> None:
+    context = multiprocessing.get_context("fork")
+    for cls in (remote["Pool"], pressure.multiprocessing.Pool):
+        with cls(1, None, (), None, context) as pool:
+            assert pool.apply(square, (3,)) == 9
+        with pytest.raises(TypeError):
+            cls(cast(Any, 1.5))
 
 
 def test_processes_are_replaced_after_maxtasksperchild(make_pool: MakePool) -> None:
