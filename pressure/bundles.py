@@ -18,7 +18,17 @@ from pressure import envelope
 from pressure.core import Core
 from pressure.session import Session
 
-__all__ = ["LEAST", "is_bundle", "joined", "packed", "singly", "sizes", "split", "unpacked"]
+__all__ = [
+    "LEAST",
+    "is_bundle",
+    "is_one",
+    "joined",
+    "packed",
+    "singly",
+    "sizes",
+    "split",
+    "unpacked",
+]
 
 LEAST, MOST = 16, 32
 """Who puts so few items at a time puts each by itself; and the most items of a bundle."""
@@ -39,6 +49,11 @@ _COUNT = struct.Struct(">H")
 def is_bundle(item: bytes) -> bool:
     """Whether an envelope says that it is one."""
     return len(item) > envelope.HEADER_BYTES and bool(item[1] & envelope.BUNDLE)
+
+
+def is_one(core: Core[Any], item: bytes) -> bool:
+    """The same for an item of this queue, which may be anything if its items are raw."""
+    return not core.raw and is_bundle(item)
 
 
 def sizes(core: Core[Any], session: Session[Any], bodies: Sequence[bytes]) -> list[int]:

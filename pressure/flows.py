@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pressure.bundles import is_bundle
+from pressure.bundles import is_one
 from pressure.core import Core
 from pressure.errors import (
     OperationUnblocked,
@@ -61,8 +61,7 @@ RECHECK = 0.02
 RECHECK_LIMIT = 0.5
 UNSETTLED_LIMIT = 10.0
 """How long a closed queue waits for calls that were cut short to give back what they had taken."""
-BATCH = 1000
-BATCH_BYTES = 1 << 20
+BATCH, BATCH_BYTES = 1000, 1 << 20
 AT_ONCE = float("-inf")
 """A deadline: don't even wait for places that are only held for a moment."""
 
@@ -262,7 +261,7 @@ def take(
             session.known = True
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])
         if status == Status.OK:
-            behind = len(reply) - 2 + (not core.raw and is_bundle(reply[1]))
+            behind = len(reply) - 2 + is_one(core, reply[1])
             return Taken(reply[1:], behind if ahead else 0, waited)
         if status == Status.EMPTY:
             _, lapsed, fetched_ahead, *pausing = reply
@@ -287,7 +286,7 @@ def take(
                 continue
             item = yield from _blocking_take(core, session, generation, until)
             if item is not None:
-                return Taken([item], 0, waited)
+                return Taken([item], int(is_one(core, item)), waited)
             check_unblocked(core, unblocked)
         elif status == Status.CLOSED:
             gave_up_at = gave_up_at or time.monotonic() + RECHECK_LIMIT
@@ -335,7 +334,9 @@ def _blocking_take(
         item: bytes | None = yield Block(command, seconds, until, taken_expires(core, session))
         if item is None:
             return None
-        reply = yield core.protocol.settle(generation, session.consumer, core.client, len(item))
+        # Of a bundle the server sees for itself that it counts as fetched ahead.
+        size = -1 if is_one(core, item) else len(item)
+        reply = yield core.protocol.settle(generation, session.consumer, core.client, size)
     except OperationUnblocked:
         # The caller gave up, and nothing came: it waits no longer.
         yield core.protocol.settle(generation, session.consumer, core.client, None)

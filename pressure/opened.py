@@ -87,12 +87,11 @@ class Opened:
 
     def next(self, now: float) -> Part | None:
         """The next item, of which the caller says `handed` or `take_back`. None if there is none;
-        or if there is a bundle still, which is doubtful and has to be cut first."""
+        or if a bundle `is_doubtful`, which has to be cut first."""
         part = None
         try:
             with self._lock:
-                while self.bundles:
-                    bundle = self.bundles[0]
+                while (bundle := self._first()) is not None:
                     if bundle.doubtful or now - bundle.at > STOOD_STILL:
                         bundle.doubtful = True
                         return None
@@ -115,6 +114,22 @@ class Opened:
             if part is not None:
                 self.take_back(part)
             raise
+
+    def _first(self) -> Bundle | None:
+        """The oldest, but for those whose last items are on their way to other callers."""
+        if not self.bundles:
+            return None
+        bundle = self.bundles[0]
+        if bundle.bodies or not bundle.in_hand:
+            return bundle
+        for bundle in list(self.bundles):
+            if bundle.bodies or bundle.doubtful or not bundle.in_hand:
+                return bundle
+        return None
+
+    @property
+    def is_doubtful(self) -> bool:
+        return any(bundle.doubtful for bundle in list(self.bundles))
 
     def handed(self, part: Part) -> bool:
         """An item is handed out, unless it is revoked. Whether it was the last, and its bundle is

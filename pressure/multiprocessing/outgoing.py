@@ -104,16 +104,23 @@ class Outgoing:
 
     def _begin(self, session: Session[Link]) -> Request:
         """Take up the next batch. From here on it counts as cut short, until it is sent."""
+        if self._under_way:
+            # Taken up before, by a call that was cut short.
+            self._put_back()
         bodies = self._bodies
         batch = self._under_way = []
         size = 0
-        while bodies and len(batch) < MOST and size < MOST_BYTES:
-            batch.append(bodies.popleft())
-            size += len(batch[-1])
         try:
+            while bodies and len(batch) < MOST and size < MOST_BYTES:
+                batch.append(bodies[0])
+                bodies.popleft()
+                size += len(batch[-1])
             flow = putting.put_bodies(self._remote.core, session, batch, None)
             request = next(flow)
         except BaseException:
+            if batch and bodies and bodies[0] is batch[-1]:
+                # Ctrl-C came in the middle of its move.
+                batch.pop()
             self._put_back()
             raise
         self._cut_short = request, flow

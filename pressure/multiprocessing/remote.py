@@ -186,9 +186,11 @@ class Remote:
                         if obj is not items.SKIPPED:
                             return obj
                         part = None
-                    elif core.opened.bundles and not unpacker.cut(until):
-                        raise QueueEmptyError(core.name)
-                    continue
+                        continue
+                    if core.opened.is_doubtful:
+                        if not unpacker.cut(until):
+                            raise QueueEmptyError(core.name)
+                        continue
                 if len(core.buffer) <= prefetch.at:
                     prefetch.ask(self._next_count(), in_order=self._thread == thread)
                 # Looked at first: the keeper may read the reply, and what came is in the buffer.
@@ -285,7 +287,12 @@ class Remote:
                 self._expects_to_wait = item is not None and left == 0
                 if item is not None and bundles.is_bundle(item):
                     self._unpacker.is_slow = True
-                    core.store_ahead(session, "a" if settled else "g", [item])
+                    if not settled:
+                        # What of it is not handed out yet is still in the queue, to others.
+                        session.link.post(
+                            core.protocol.settle(core.generation, session.consumer, core.client, -1)
+                        )
+                    core.store_ahead(session, "a", [item])
                 elif item is not None:
                     mark = "g", core.tag_of(item)
                     obj = self._open(session, mark[1], item)

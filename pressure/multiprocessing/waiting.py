@@ -55,6 +55,7 @@ def may_wait(core: Core[Link], session: Session[Link], until: float | None) -> b
         and bool(session.link.waiter)
         and not session.leased
         and not session.opening
+        and not session.aside
         and not core.has_ahead
         and bool(core.generation)
         and (until is None or until - time.monotonic() > LEAST)

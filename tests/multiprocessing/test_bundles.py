@@ -24,6 +24,7 @@ from pressure.errors import QueueDoesNotExistError
 from pressure.link import Link
 from pressure.scripts import SCRIPTS
 from tests.multiprocessing.consuming import got_by_threads
+from tests.support.acl import as_admin
 from tests.support.fixtures import keys_left
 from tests.support.proxy import FaultyProxy
 
@@ -460,6 +461,73 @@ def test_an_item_that_takes_long_to_unpickle_is_not_lost(slow_one: Any) -> None:
     left = [other.get(time.monotonic() + PATIENCE) for _ in range(MANY - 41)]
     assert {*left, *slow_one.slow_got} == {"slow", *range(41, MANY)}
     other.handle.disconnect()
+
+
+class Getting:
+    """Its unpickling gets the next item of the queue."""
+
+    made: Any = None
+
+    def __reduce__(self) -> Any:
+        return get_another, ()
+
+
+def get_another() -> tuple[str, Any]:
+    opened_ones = Getting.made._remote.core.opened
+    (bundle,) = opened_ones.bundles
+    another_one = Getting.made.get(timeout=PATIENCE)
+    # What is in hand still is no less in the queue than what nobody has.
+    assert not bundle.bodies and (bundle.in_hand or bundle.doubtful)
+    assert bundle in opened_ones.bundles
+    return "nested", another_one
+
+
+def test_the_last_item_of_one_is_in_hand(shared: Any, client: redis.Redis) -> None:
+    """While another is got: the bundle is looked after until that reaches its caller."""
+    Getting.made = shared
+    objects: list[Any] = list(range(2 * bundles.MOST + 1))
+    last = bundles.MOST - 1
+    objects[last] = Getting()
+    fill(shared, objects)
+    assert bundled(shared, client) == [False, True, True]
+    assert [shared.get(timeout=PATIENCE) for _ in range(last)] == objects[:last]
+    assert shared.get(timeout=PATIENCE) == ("nested", last + 1)
+    rest = objects[last + 2 :]
+    assert [shared.get(timeout=PATIENCE) for _ in rest] == rest
+    assert shared.empty()
+    Getting.made = None
+
+
+def get_first(made: Any, told: Any) -> None:
+    for _ in range(11):
+        made.get(timeout=PATIENCE)
+    told.send(None)
+    # Not before the parent has looked.
+    assert told.poll(PATIENCE)
+
+
+def waits(admin: Any) -> bool:
+    """Whether somebody is blocked for an item."""
+    return any(one["cmd"] == "blmove" and "b" in one["flags"] for one in admin.client_list())
+
+
+@pytest.mark.parametrize("bound", [0, 1000])
+def test_the_size_is_exact_amid_one_that_was_waited_for(bound: int, url: str) -> None:
+    made: Any = mp.Queue(bound, url=url)
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=get_first, args=(made, theirs))
+    process.start()
+    made.put("single")
+    with redis.from_url(as_admin(url)) as admin:
+        eventually(lambda: made.empty() and waits(admin))
+    fill(made)
+    assert ours.poll(PATIENCE)
+    assert made.qsize() == MANY - 10
+    ours.send(None)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    made.delete()
+    made.close()
 
 
 class Slow:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -275,6 +276,32 @@ def test_memory_that_is_out_half_way_doubles_nothing(
     assert failed
     assert [q.get(timeout=PATIENCE) for _ in put] == put
     assert q.empty()
+    q.delete()
+
+
+def test_ctrl_c_as_items_are_taken_up_loses_none(url: str) -> None:
+    q: Any = mp.Queue(url=url)
+    q.put(0)
+    producer = q._producer
+
+    class Interrupting(deque[bytes]):
+        at = 3
+
+        def popleft(self) -> bytes:
+            self.at -= 1
+            if self.at == 0:
+                raise KeyboardInterrupt
+            return super().popleft()
+
+    with producer._sending:
+        assert producer._cut_short is None or producer._collect(PATIENCE)
+        producer._bodies = Interrupting(q._serialize(number) for number in range(1, 10))
+        with pytest.raises(KeyboardInterrupt):
+            producer._begin(producer._producer())
+        # It may also come when no more is done about it.
+        producer._under_way = [producer._bodies.popleft() for _ in range(4)]
+    producer.settle()
+    assert [q.get(timeout=PATIENCE) for _ in range(10)] == list(range(10))
     q.delete()
 
 
