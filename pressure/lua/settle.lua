@@ -2,7 +2,7 @@
 -- Do for an item that BLMOVE brought into a taken list what `take` does for those it moves itself.
 -- A consumer that was declared dead meanwhile gets nothing: its items go back.
 -- KEYS  base bound generation not_full room consumer leases taken consumed_messages consumed_bytes prefetched waiters consumer_free closed paused
--- ARGV  generation consumer client bytes (of the item; "": the block ended without one; -1: look, it holds no others)
+-- ARGV  generation consumer client bytes (of the item; "": the block ended without one; -1: look at the newest that is held)
 -- reply {OK, left in the list} | {LOST} | {EMPTY} (it went back: the queue is paused) | {IN_USE} (it went back, to a 0.15 client that waits for the last items)
 local base, bound, generation, not_full, room, consumer, leases, taken, consumed_messages,
   consumed_bytes, prefetched, waiters, consumer_free, closed, paused = unpack(KEYS)
