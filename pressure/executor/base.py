@@ -39,7 +39,9 @@ class TaskExecutor(Executor):
         """As `Executor.submit`; no keyword is reserved.
 
         Arguments are pickled now. What can't be pickled is the future's exception, as with
-        `ProcessPoolExecutor`. Raises `RuntimeError` after `shutdown`.
+        `ProcessPoolExecutor`. `multiprocessing` connections and sockets are handed over to local
+        workers, once: a task that is run again can't have them. For others they are refused, with
+        a `TypeError`. Raises `RuntimeError` after `shutdown`.
         """
         return self._submit(fn, args, kwargs, self._options)
 

@@ -73,12 +73,13 @@ class Dispatcher:
         no_workers_timeout: float | None = None,
         heed_workers: bool = True,
         same_main: bool = False,
+        local: bool = False,
     ) -> None:
         self._channel = channel
         self._reply = channel.reply_channel()
         self._tender = Tender(self._reply.handle)
         self._stored: set[bytes] = set()
-        self.shelf = Shelf(self._reply, self._stored, same_main=same_main)
+        self.shelf = Shelf(self._reply, self._stored, same_main=same_main, local=local)
         self._packer = TaskPacker(self.shelf, same_main=same_main)
         self.tally = Tally()
         self._prefix = os.urandom(8)

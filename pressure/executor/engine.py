@@ -71,6 +71,7 @@ class Engine:
             no_workers_timeout=no_workers_timeout,
             heed_workers=local_workers is None,
             same_main=same_main,
+            local=local_workers is not None,
         )
         self.dispatcher.on_idle = self._wake
         self.context: Any = None

@@ -12,6 +12,7 @@ from pressure.channel import Channel
 from pressure.codec import BadSignature
 from pressure.content import Buffer, copy_of
 from pressure.executor import sharing
+from pressure.executor.descriptors import only_once
 from pressure.executor.payloads import loads
 from pressure.executor.pickling import stands_alone
 from pressure.executor.records import STORED, Task
@@ -80,6 +81,9 @@ class Library:
             if data is None:
                 raise BadSignature("its function is gone from the server")
         function: Callable[..., Any] = loads(data)
+        if only_once(bytes(data)):
+            # What it was handed is to be closed when its task is done.
+            return function
         if len(self._functions) >= FUNCTIONS:
             self._functions.clear()
         self._functions[task.function] = function if stands_alone(function) else _Stateful(data)

@@ -134,6 +134,7 @@ class _NestedDispatcher(Dispatcher):
             window=WINDOW,
             heed_workers=False,
             same_main=here.post.same_main,
+            local=here.post.local,
         )
         here.notes.nested(channel.client_id, here.post.queues.index(queue))
         self._client_id = channel.client_id

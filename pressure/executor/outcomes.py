@@ -16,22 +16,23 @@ __all__ = ["broken", "pack_exception", "pack_result", "say"]
 _NONE = pickling.dumps(None)
 
 
-def pack_result(result: Any) -> tuple[Kind, bytes | Packed]:
+def pack_result(result: Any, *, local: bool = False) -> tuple[Kind, bytes | Packed]:
     if result is None:
         return Kind.RESULT, _NONE
     try:
-        return Kind.RESULT, pickling.dumps_result(result)
+        return Kind.RESULT, pickling.dumps_result(result, local=local)
     except pickling.NotReadable as exc:
         return broken(f"the result cannot travel: {exc}")
     except BaseException as exc:
-        return pack_exception(exc)
+        return pack_exception(exc, local=local)
 
 
-def pack_exception(exc: BaseException) -> tuple[Kind, bytes | Packed]:
+def pack_exception(exc: BaseException, *, local: bool = False) -> tuple[Kind, bytes | Packed]:
     """An exception with its traceback as text; of one that does not pickle, what can be said."""
     text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     try:
-        data = pickling.in_one_piece(pickling.dumps_result(exc.with_traceback(None)))
+        packed = pickling.dumps_result(exc.with_traceback(None), local=local)
+        data = pickling.in_one_piece(packed)
         return Kind.ERROR, pickling.in_one_piece(pickling.dumps((text, data)))
     except BaseException as failure:
         if isinstance(failure, pickling.NotReadable):

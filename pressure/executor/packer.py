@@ -7,6 +7,7 @@ from typing import Any
 
 from pressure.content import Content
 from pressure.executor.answers import Needed
+from pressure.executor.descriptors import only_once
 from pressure.executor.mapping import run_call
 from pressure.executor.options import Options
 from pressure.executor.payloads import Packed
@@ -25,7 +26,7 @@ class TaskPacker:
     """Packs the tasks of one client; what it shares lies on its `shelf`."""
 
     def __init__(self, shelf: Shelf, *, same_main: bool) -> None:
-        self._functions = FunctionPacker(same_main=same_main)
+        self._functions = FunctionPacker(same_main=same_main, local=shelf.local)
         self._arguments = Arguments(shelf)
 
     def pack(
@@ -59,7 +60,9 @@ class TaskPacker:
         """A callable goes along with its arguments: objects that occur in both are one object in
         the task, too. Unless it is large, for then it is sent once for many tasks."""
         together, shared = self._arguments.pack((function, *args), kwargs)
-        if len(together) > TOGETHER_BYTES:
+        # What can be had only once is for one task; pickled again, it would stay open here.
+        large = len(together) > TOGETHER_BYTES
+        if large and not (isinstance(together, bytes) and only_once(together)):
             packed = self._functions.pack(function)
             if len(packed.data) > TOGETHER_BYTES:
                 return packed, *self._arguments.pack(args, kwargs)

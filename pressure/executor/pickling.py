@@ -6,6 +6,7 @@ inside another function travels by value.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 import cloudpickle
 
 from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
+from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
 from pressure.executor.payloads import Packed, large, loads, marked
 
 __all__ = [
@@ -36,10 +38,13 @@ DIGEST_BYTES = 16
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
-def dumps(obj: Any, *, settled: bool = True, same_main: bool = False) -> bytes | Packed:
+def dumps(
+    obj: Any, *, settled: bool = True, same_main: bool = False, local: bool = False
+) -> bytes | Packed:
     """Pickle: by name where that can be imported elsewhere, by value where it can't. What changes
     later is not seen, unless `settled` is false: then large buffers are not copied. With
-    `same_main`, the other side has this `__main__`, too.
+    `same_main`, the other side has this `__main__`, too. A `local` one is a process of this program
+    and gets connections and sockets; what has any may be unpickled only once.
 
     Raises what pickling raises.
     """
@@ -47,10 +52,12 @@ def dumps(obj: Any, *, settled: bool = True, same_main: bool = False) -> bytes |
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
-        packed = _dumps_value(obj, plain)
+        packed = _dumps_all_the_same(obj, plain, same_main, local)
     else:
         if (MAIN in data and not same_main) or (ALSO and names_one(data, same_main)):
-            packed = _dumps_value(obj)
+            packed = _dumps_value(obj, local)
+        elif len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
+            return handed.data
         elif not buffers:
             return data
         else:
@@ -59,19 +66,56 @@ def dumps(obj: Any, *, settled: bool = True, same_main: bool = False) -> bytes |
     return packed.settled() if settled and isinstance(packed, Packed) else packed
 
 
-def _dumps_value(obj: Any, plain: Exception | None = None) -> bytes | Packed:
-    """Pickle by value; if that is impossible raise `plain`, which users of pickle know."""
-    buffers: list[pickle.PickleBuffer] = []
+def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool) -> bytes | Packed:
+    """Pickle what plain pickling refuses; if that is impossible raise `plain`, which users of
+    pickle know."""
+    if local and isinstance(plain, TypeError):
+        # As for a socket. By name, if nothing else is in the way.
+        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):
+            handed = hand_over(obj, local=True)
+            if not names_one(handed.data, same_main):
+                return handed.data
+            handed.take_back()
     try:
-        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+        return _dumps_value(obj, local)
+    except NotPortableError:
+        raise
     except Exception:
-        if plain is None:
-            raise
         raise plain from None
+
+
+def _dumps_value(obj: Any, local: bool) -> bytes | Packed:
+    """Pickle by value."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = _by_value(obj, local, buffers)
     if not buffers:
-        return marked(data)
+        return data
     raw = large(buffers)
-    return Packed(marked(data), raw) if raw else marked(cloudpickle.dumps(obj, PROTOCOL))
+    return Packed(data, raw) if raw else marked(cloudpickle.dumps(obj, PROTOCOL))
+
+
+def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
+    """A pickle by value. Its buffers go into the list, if there is one, unless it is a pickle that
+    can't be made once more, since it has connections or sockets."""
+    callback = None if buffers is None else buffers.append
+    try:
+        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=callback)
+    except Exception as plain:
+        try:
+            handed = hand_over(obj, by_value=True, local=local)
+        except NotPortableError:
+            raise
+        except Exception:
+            raise plain from None
+    else:
+        if SUSPECT not in data:
+            return marked(data)
+        handed = hand_over(obj, by_value=True, local=local)
+        if not handed.lent:
+            return marked(data)
+    if buffers is not None:
+        buffers.clear()
+    return marked(handed.data)
 
 
 class NotReadable(Exception):
@@ -88,9 +132,10 @@ class _Watching(pickle.Pickler):
         return NotImplemented
 
 
-def dumps_result(obj: Any) -> bytes | Packed:
-    """Pickle a result, and make sure that it can be unpickled again. Large buffers stay where they
-    are: it is to be sent before anything else runs that might change them.
+def dumps_result(obj: Any, *, local: bool = False) -> bytes | Packed:
+    """Pickle a result, and make sure that it can be unpickled again, unless that may be done only
+    once. Large buffers stay where they are: it is to be sent before anything else runs that might
+    change them. `local` is as for `dumps`.
 
     Raises what pickling raises, and `NotReadable`.
     """
@@ -102,14 +147,18 @@ def dumps_result(obj: Any) -> bytes | Packed:
     packed: bytes | Packed
     try:
         pickler.dump(obj)
-        packed = buffer.getvalue()
-        if buffers:
-            raw = large(buffers)
-            packed = Packed(packed, raw) if raw else pickle.dumps(obj, PROTOCOL)
+        packed = data = buffer.getvalue()
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
         pickler.special = True
-        packed = _dumps_value(obj, plain)
-    if pickler.special:
+        packed = _dumps_all_the_same(obj, plain, True, local)
+        data = packed.data if isinstance(packed, Packed) else packed
+    else:
+        if len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
+            return handed.data
+        if buffers:
+            raw = large(buffers)
+            packed = Packed(data, raw) if raw else pickle.dumps(obj, PROTOCOL)
+    if pickler.special and not only_once(data):
         try:
             packed.load() if isinstance(packed, Packed) else loads(packed)
         except BaseException as exc:
@@ -139,8 +188,9 @@ class PackedFunction:
 class FunctionPacker:
     """Packs functions, and remembers those that cannot have changed since."""
 
-    def __init__(self, *, same_main: bool = False) -> None:
+    def __init__(self, *, same_main: bool = False, local: bool = False) -> None:
         self._same_main = same_main
+        self._local = local
         # By id, since that is quicker than a WeakKeyDictionary; each entry goes with its function.
         self._known: dict[int, tuple[weakref.ref[Any], _Snapshot, PackedFunction]] = {}
         CACHES.add(self)
@@ -152,11 +202,12 @@ class FunctionPacker:
     def pack(self, function: Callable[..., Any]) -> PackedFunction:
         """Raises what pickling raises."""
         if type(function) is not types.FunctionType:
-            return PackedFunction(in_one_piece(dumps(function, same_main=self._same_main)))
+            data = dumps(function, same_main=self._same_main, local=self._local)
+            return PackedFunction(in_one_piece(data))
         known = self._known.get(id(function))
         if known is not None and known[0]() is function and known[1].holds(function):
             return known[2]
-        packed, named = _pack_function(function, self._same_main)
+        packed, named = _pack_function(function, self._same_main, self._local)
         snapshot = _Snapshot.of(function, named=named)
         if snapshot is not None:
             key = id(function)
@@ -182,7 +233,9 @@ def in_one_piece(payload: bytes | Packed) -> bytes:
     return payload if isinstance(payload, bytes) else bytes(payload.content(b""))
 
 
-def _pack_function(function: types.FunctionType, same_main: bool) -> tuple[PackedFunction, bool]:
+def _pack_function(
+    function: types.FunctionType, same_main: bool, local: bool
+) -> tuple[PackedFunction, bool]:
     """A function's pickle, and whether it is just its name."""
     try:
         data = pickle.dumps(function, PROTOCOL)
@@ -190,7 +243,7 @@ def _pack_function(function: types.FunctionType, same_main: bool) -> tuple[Packe
         data = b""
     if data and not names_one(data, same_main):
         return PackedFunction(data), True
-    return PackedFunction(marked(cloudpickle.dumps(function, PROTOCOL))), False
+    return PackedFunction(_by_value(function, local)), False
 
 
 class _Snapshot:

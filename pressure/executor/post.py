@@ -46,6 +46,11 @@ class Post:
     """What operators call the daemon; empty for the local workers of an executor."""
 
     @property
+    def local(self) -> bool:
+        """Whether the worker is a process of the program whose tasks it runs."""
+        return not self.name
+
+    @property
     def queue(self) -> str:
         """The only queue, or the first."""
         return self.queues[0]

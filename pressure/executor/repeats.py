@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pressure.executor import pickling
+from pressure.executor.descriptors import NotPortableError
 from pressure.executor.payloads import Packed
 from pressure.executor.records import NO_ARGUMENTS
 from pressure.executor.sharing import Entry, Private, Shared, Shelf
@@ -55,7 +56,8 @@ class Arguments:
             kwargs = {name: seen[id(arg)] for name, arg in kwargs.items()}
         if self._shelf.used:
             return self._shelf.pickled((args, kwargs))
-        packed = pickling.dumps((args, kwargs), same_main=self._shelf.same_main)
+        shelf = self._shelf
+        packed = pickling.dumps((args, kwargs), same_main=shelf.same_main, local=shelf.local)
         if not self._looking and len(packed) >= LARGE:
             self._looking = True
             with self._lock:
@@ -67,6 +69,13 @@ class Arguments:
         """The argument itself, or what stands for it if it was seen before."""
         if _size(arg) < LARGE:
             return arg
+        try:
+            return self._known_or_noted(arg)
+        except NotPortableError:
+            # It can't be shared, but may be had by one task.
+            return arg
+
+    def _known_or_noted(self, arg: Any) -> Any:
         key = id(arg)
         known = self._known.get(key)
         if known is not None and known[0]() is arg:

@@ -119,8 +119,11 @@ class Shelf:
     along (see `PendingTask.needs`). `stored` has the digests of what is at the server.
     """
 
-    def __init__(self, reply: Channel, stored: set[bytes], *, same_main: bool = False) -> None:
+    def __init__(
+        self, reply: Channel, stored: set[bytes], *, same_main: bool = False, local: bool = False
+    ) -> None:
         self.same_main = same_main
+        self.local = local
         self._reply = reply
         self._process = os.getpid()
         self._stored = stored
@@ -144,6 +147,7 @@ class Shelf:
     def entry(self, obj: Any) -> Entry:
         """What is kept of an object as it is now; it is not sent yet. Raises what pickling raises,
         and `ItemTooLargeError`."""
+        # Never as for `local` ones: each of them unpickles it.
         packed = pickling.dumps(obj, settled=False, same_main=self.same_main)
         content = _content(packed)
         self._reply.core.check_size(content)
@@ -166,7 +170,8 @@ class Shelf:
         entries: list[Entry] = []
         _pickling.under_way = self.client_id, entries
         try:
-            return pickling.dumps(obj, same_main=self.same_main), tuple(entries)
+            packed = pickling.dumps(obj, same_main=self.same_main, local=self.local)
+            return packed, tuple(entries)
         finally:
             _pickling.under_way = None
 

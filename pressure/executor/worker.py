@@ -37,6 +37,7 @@ from pressure.executor.by_value import explain
 from pressure.executor.capture import Captured
 from pressure.executor.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
 from pressure.executor.coroutines import CoroutineType, completed
+from pressure.executor.descriptors import await_fetched
 from pressure.executor.heirs import prepare_signals, vanish
 from pressure.executor.interrupts import Guard, Unguarded, left
 from pressure.executor.library import Library
@@ -334,10 +335,10 @@ class Worker:
             if type(result) is CoroutineType:
                 result = completed(result)
             # This, too, is the task's: it may run code of the user's.
-            kind, payload = pack_result(result)
+            kind, payload = pack_result(result, local=self._post.local)
             guard.leave(depth)
         except BaseException as exc:
-            kind, payload = pack_exception(left(guard, depth, exc))
+            kind, payload = pack_exception(left(guard, depth, exc), local=self._post.local)
         del result
         if sealed and kind is not Kind.RESULT:
             self._notes.failed()
@@ -386,6 +387,7 @@ class Worker:
             context.leave()
             if rest:
                 consumer.give_back(rest)
+            await_fetched(FAREWELL if self._post.local else 0)
             consumer.close()
             for channel in self._channels:
                 channel.disconnect()

@@ -75,7 +75,7 @@ def _dumps(obj: Any, local: bool) -> bytes:
             return _dumps_as_multiprocessing(obj)
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
-                return pickling.in_one_piece(pickling.dumps(obj))
+                return pickling.in_one_piece(pickling.dumps(obj, local=True))
             except Exception:
                 raise plain from None
     return pickling.in_one_piece(pickling.dumps(obj))
