@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Generic, TypeVar
 
 from pressure import items, upkeep
@@ -49,16 +50,25 @@ class AsyncTaker(Generic[T]):
     ) -> list[T]:
         """Up to `most` items; takes `count` if none were fetched before."""
         core, pool = self._handle.core, self._handle.pool
-        with for_asyncio():
-            found = await pool.call(
+
+        async def gather(slots: asyncio.Semaphore, count: int) -> Gathered:
+            return await pool.call(
                 lambda session: items.gather(core, session, most, until, count=count, ahead=ahead),
                 until,
-                # What is here already does not have to wait for those who wait.
-                slots=pool.asking if until == 0.0 or core.buffer else pool.getting,
+                slots=slots,
                 taking=True,
                 commit=self._hand_out,
                 undo=self._hand_back,
             )
+
+        found = Gathered([])
+        with for_asyncio():
+            if core.buffer and until != 0.0:
+                # What is here already does not have to wait for those who wait. When it is our turn
+                # it may be gone: the next is not waited for among those who don't wait.
+                found = await gather(pool.asking, 0)
+            if not found.items:
+                found = await gather(pool.asking if until == 0.0 else pool.getting, count)
         if not found.items:
             raise QueueEmptyError(core.name)
         return [obj for _, obj in found.items]

@@ -160,7 +160,8 @@ def gather(
     ahead: bool = False,
 ) -> Flow[Gathered]:
     """Up to `most` items that can be had by `until`: those fetched ahead first, else `count` are
-    taken. Empty if there were none. None is acknowledged yet, and an end by force loses none.
+    taken (0: none are). Empty if there were none. None is acknowledged yet, and an end by force
+    loses none.
 
     Raises as `fetch` does while there is nothing.
     """
@@ -182,7 +183,7 @@ def gather(
                     core.moved(next_one)
                 else:
                     found.append((next_one, obj))
-            elif found:
+            elif found or not count:
                 break
             else:
                 fetched = yield from fetch(core, session, count, until, ahead=ahead)

@@ -19,6 +19,7 @@ import pressure
 from pressure import Settings, aio
 from pressure.aio import PressureQueue
 from pressure.aio_link import AsyncLink
+from pressure.aio_pool import MOST
 from pressure.commands import Command
 from tests.aio.running import run, until
 
@@ -467,5 +468,35 @@ def test_nobody_takes_while_what_was_fetched_ahead_goes_back(
         while len(got) < 100:
             got.append(await anext(items))
         assert got == list(range(100))
+
+    run(main())
+
+
+def test_gets_that_come_too_late_for_what_was_fetched_ahead_hold_up_nobody_else(
+    url: str, queue_name: str
+) -> None:
+    """They begin while something is there, behind other calls; until it is their turn it is gone,
+    and so they wait as any other get."""
+
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await queue.create()
+        await queue.put_many(range(200))
+        items = aiter(queue)
+        got = [await anext(items)]
+        while not queue._core.buffer:
+            got.append(await anext(items))
+        asking = [asyncio.create_task(queue.qsize()) for _ in range(MOST)]
+        getting = [asyncio.create_task(queue.get()) for _ in range(200 - len(got) + 2 * MOST)]
+        await asyncio.gather(*asking)
+        assert await until(lambda: sum(one.done() for one in getting) == 200 - len(got))
+        async with asyncio.timeout(10):
+            assert await queue.qsize() == 0
+            await queue.put_nowait(200)
+            await queue.close()
+        results = await asyncio.gather(*getting, return_exceptions=True)
+        got += [one for one in results if isinstance(one, int)]
+        assert sorted(got) == list(range(201))
+        assert all(isinstance(one, int | aio.QueueClosedError) for one in results)
 
     run(main())
