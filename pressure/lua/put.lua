@@ -2,7 +2,8 @@
 -- Put as many of the values as there is room for, once: a repeat of a producer's last number is
 -- answered with what that number did, before anything else is looked at. A server that took over
 -- from another may lack the end of what that had accepted: who names the last number that was
--- confirmed to him, and can put again what is missing, hears of it first.
+-- confirmed to him, and can put again what is missing, hears of it first. What was uploaded for a
+-- put that is refused with FULL or IN_USE counts as uploaded now.
 -- KEYS  base bound closed not_full room generation producers producer_free producer produced_messages produced_bytes prefetched uploads leases
 -- ARGV  generation producer sequence client mode ("" | "overfill" | "head") raw ("1" | "") ttl_ms hold (how many places to reserve afterwards for this producer; -1: it never does) confirmed (this producer's last number whose reply it has; -1: never mind) value...
 -- reply {OK, accepted, reserved} | {OK, accepted, reserved, consumers} (how many have a lease) | {LOST, number} (of this producer's last put here) | {FULL, uncertain (how many places others only hold)} | {CLOSED} | {ABSENT} | {AGAIN} (another generation) | {IN_USE, holder}
@@ -60,6 +61,14 @@ local own = '+' .. id
 local HOUR_MS = 3600000
 -- What was refused must not happen later, when its sender has put it again under another number.
 local refused = sequence .. ':0:' .. stamp
+-- Whoever is refused may wait and come again: what was uploaded for that is not swept meanwhile.
+local function keep_uploads()
+  if raw or call('EXISTS', uploads) == 0 then return end
+  for i = FIRST, #ARGV do
+    local blob, chunks = blob_of(ARGV[i], false)
+    if blob then call('ZADD', uploads, 'XX', stamp, blob .. string.format('%d', chunks)) end
+  end
+end
 if not usable then
   if not limit then
     call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
@@ -73,6 +82,7 @@ if not usable then
     return {CLOSED}
   end
   call('HSET', producers, id, refused)
+  keep_uploads()
   return {IN_USE, holder or ''}
 end
 
@@ -103,6 +113,7 @@ if limit > 0 then
       if had > 0 then reserve(prefetched, own, 0, stamp, had) end
       restore_room(base, bound, prefetched, not_full, room)
       call('HSET', producers, id, refused)
+      keep_uploads()
       return {FULL, before - call('LLEN', base)}
     end
   end

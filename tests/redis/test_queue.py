@@ -1110,6 +1110,27 @@ def test_items_of_many_megabytes(q: Queue, client: redis.Redis) -> None:
     assert client.exists(keys.blobs) == 0
 
 
+def test_a_large_item_may_wait_for_room_for_more_than_an_hour(
+    make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    q = make()
+    q.create(1)
+    q.put("first")
+    large = b"x" * 100_000
+    putting = in_thread(lambda: make().put(large))
+    uploads = q._core.protocol.keys.uploads
+
+    assert eventually(lambda: client.zcard(uploads) == 1)
+    (upload,) = cast(list[bytes], client.zrange(uploads, 0, -1))
+    client.zadd(uploads, {upload: 1})
+    assert eventually(lambda: client.zcount(uploads, 2, "+inf") == 1), "it comes again and again"
+    with pytest.raises(pressure.QueueFullError):
+        make().put(large, timeout=0.01)
+    assert q.get() == "first"
+    assert putting() is None
+    assert q.get(timeout=WAIT) == large
+
+
 def test_a_blob_that_is_gone(q: Queue, client: redis.Redis) -> None:
     q.put(b"x" * 100_000)
     client.delete(q._core.protocol.keys.blobs)

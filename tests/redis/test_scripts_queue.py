@@ -84,6 +84,23 @@ class TestPut:
         assert int(p.client.get(p.keys.produced_bytes) or 0) == len(item)
         assert p.client.get(p.keys.producer) == ME.encode()
 
+    def test_what_was_uploaded_outlives_a_wait(self, p: Scripts) -> None:
+        p.create(1)
+        p.put(b"a")
+        upload, item = BLOB_ID + b"2", p.blob(2)
+        for refused in (Status.FULL, Status.IN_USE):
+            if refused == Status.IN_USE:
+                p.client.rpop(p.keys.producer_free)
+            p.run(p.protocol.announce(BLOB_ID, 2))
+            p.client.zadd(p.keys.uploads, {upload: 1})
+            assert p.put(b"b", item)[0] == refused
+            assert p.run(p.protocol.announce(b"o" * 16, 1)) == [OK]
+            assert p.client.zscore(p.keys.uploads, upload)
+        # What was dropped by then doesn't come back.
+        p.client.zrem(p.keys.uploads, upload)
+        assert p.put(item)[0] == Status.IN_USE
+        assert p.client.zrange(p.keys.uploads, 0, -1) == [b"o" * 16 + b"1"]
+
     def test_producers_long_dead_are_forgotten(self, s: Scripts) -> None:
         s.create()
         for number in range(4):
