@@ -350,6 +350,10 @@ class Core(Generic[L]):
             return True
         return any(session.stale for session in list(self.sessions) if session is not but)
 
+    def owes(self) -> bool:
+        """Whether something was handed out that is not known to be acknowledged."""
+        return any(session.owes for session in list(self.sessions))
+
     def consumers(self) -> list[bytes]:
         """The ids of this handle that the server knows as consumers."""
         return [session.consumer for session in list(self.sessions) if session.known]

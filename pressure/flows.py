@@ -256,6 +256,7 @@ def take(
             if isinstance(exc, Disconnected):
                 continue
             raise
+        session.acknowledging = False
         status = reply[0]
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
             session.known = True

@@ -48,7 +48,8 @@ __all__ = [
 ]
 
 ACK_DELAY = 0.1
-"""How late (seconds) the acknowledgement of what get() returned may be, with a margin."""
+"""How late (seconds) the acknowledgement of what get() returned may be, with a margin, while no
+request that carries it is under way."""
 TOKEN_PATIENCE = 5.0
 """How long delete waits for 0.15 clients to return their roles."""
 
@@ -172,7 +173,9 @@ def unfinished(core: Core[Any], *, wait_ms: int = 0) -> Flow[int]:
 
 def task_done(core: Core[Any], session: Session[Any]) -> Flow[bool]:
     """Count one fetched item as finished; returns False if there is none."""
-    for last_try in (False, True):
+    began = time.monotonic()
+    while True:
+        owing = core.owes()
         reply = yield core.protocol.task_done(
             session.producer, session.next_number(), core.consumers()
         )
@@ -180,10 +183,11 @@ def task_done(core: Core[Any], session: Session[Any]) -> Flow[bool]:
             raise QueueDoesNotExistError(core.name)
         if reply[0] == Status.OK:
             return True
-        if not last_try:
-            # Another handle's acknowledgement may still be riding on its next call.
-            yield Sleep(ACK_DELAY)
-    return False
+        waited = time.monotonic() - began
+        if waited >= max(ACK_DELAY, core.settings.reconnect_timeout if owing else 0.0):
+            return False
+        # The acknowledgement may be under way, or another handle's may be riding on its next call.
+        yield Sleep(ACK_DELAY if waited < ACK_DELAY else RECHECK)
 
 
 def break_role(core: Core[Any], role: str) -> Flow[str]:

@@ -38,6 +38,7 @@ class Session(Generic[L]):
 
     __slots__ = (
         "_stale",
+        "acknowledging",
         "adopted_ahead",
         "alone_at",
         "aside",
@@ -83,6 +84,8 @@ class Session(Generic[L]):
         # When a put was last told that the queue has just one consumer.
         self.alone_at = -math.inf
         self.pending: deque[tuple[str, bytes]] = deque()
+        # Whether a request is under way that acknowledges something.
+        self.acknowledging = False
         self.leased: Counter[bytes] = Counter()
         # How those items begin that an exchange brought, by their tags: answers to one task, and
         # notices of it, share a tag.
@@ -128,6 +131,7 @@ class Session(Generic[L]):
         self.stale_ahead = False
         self.moved = 0
         self.unsure = 0, Acks()
+        self.acknowledging = False
         self.pending.clear()
         self.aside.clear()
         self.leased.clear()
@@ -145,8 +149,10 @@ class Session(Generic[L]):
         return self.sequence
 
     def collect(self) -> Acks:
-        """What is to be acknowledged, which `restore` puts back if it is not known to be."""
+        """What is to be acknowledged with the next request. Set `acknowledging` to False when its
+        reply is there, or say `doubt`."""
         pending = self.pending
+        self.acknowledging = bool(pending)
         self.collected = time.monotonic()
         if not pending:
             return Acks()
@@ -168,6 +174,7 @@ class Session(Generic[L]):
     def doubt(self, number: int, acks: Acks) -> None:
         """The reply to these acknowledgements was lost; `resolve` says what became of them."""
         self.unsure = number, acks
+        self.acknowledging = False
         self.stale = True
 
     def resolve(self, last: int, held: Collection[bytes]) -> None:
@@ -179,6 +186,12 @@ class Session(Generic[L]):
             self.pending.extendleft(reversed([(kind, tag) for kind, tag in undone if tag in held]))
         elif number > last:
             self.pending.extendleft(reversed(list(undone)))
+
+    @property
+    def owes(self) -> bool:
+        """Whether something was handed out that is not known to be acknowledged."""
+        unsure = self.unsure[1].tags
+        return bool(self.acknowledging or self.pending or self.aside or unsure)
 
     def unlease(self, tag: bytes) -> None:
         """The item is no longer on lease."""

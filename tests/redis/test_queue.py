@@ -513,6 +513,41 @@ def test_what_is_read_while_another_thread_waits_with_its_session(q: Queue, how:
     q.join(timeout=WAIT)
 
 
+def test_task_done_waits_for_the_acknowledgement_that_another_call_carries(
+    q: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got, carried, go_on = threading.Event(), threading.Event(), threading.Event()
+    tried = threading.Semaphore(0)
+    execute = Link.execute
+
+    def held_up(link: Link, command: Command) -> Any:
+        script = command.script.name if command.script else ""
+        # Or the keeper is quicker than the other call.
+        if script in ("take", "ack") and got.is_set():
+            carried.set()
+            assert go_on.wait(WAIT)
+        reply = execute(link, command)
+        if script == "task_done":
+            tried.release()
+        return reply
+
+    monkeypatch.setattr(Link, "execute", held_up)
+    q.put("once")
+    assert q.get() == "once"
+    got.set()
+    getting = in_thread(lambda: q.get(timeout=WAIT))
+    assert carried.wait(WAIT)
+    done = in_thread(q.task_done)
+    for _ in range(3):
+        assert tried.acquire(timeout=WAIT), done()
+    go_on.set()
+    assert done() is None
+    with pytest.raises(ValueError):
+        q.task_done()
+    q.put("end")
+    assert getting() == "end"
+
+
 @pytest.fixture
 def in_use(make: Callable[..., Queue]) -> Callable[[str], tuple[Queue, Session[Any]]]:
     """Makes a queue whose items b"1" and b"2" were handed out, while their session is in use."""
