@@ -250,10 +250,10 @@ class Pool:
         try:
             # Nor may a slow consumer sit on a batch, however steadily it draws on it.
             if now - self.core.kept_since() >= keeper.TICK:
-                await self.give_back_ahead()
+                await self.give_back_ahead(now + FAREWELL)
             for session in self._to_settle():
                 if now - session.used >= keeper.TICK / 2 and session in self._consumers:
-                    await self._settle(session)
+                    await self._settle(session, now + FAREWELL)
         except (PressureError, TimeoutError) as exc:
             # The next operation meets the same trouble, and raises it where it is seen.
             log.debug("upkeep failed: %s", exc)
@@ -263,9 +263,8 @@ class Pool:
     def _to_settle(self) -> list[Session[AsyncLink]]:
         return [session for session in self._consumers if session.pending or session.stale]
 
-    async def _settle(self, session: Session[AsyncLink]) -> None:
+    async def _settle(self, session: Session[AsyncLink], until: float | None) -> None:
         self._consumers.remove(session)
-        until = time.monotonic() + FAREWELL
         operation = self._operation(upkeep.settle(self.core, session), session, until)
         try:
             with self._on_its_way_back() if session.stale else contextlib.nullcontext():
@@ -278,11 +277,11 @@ class Pool:
         """Send the acknowledgements that wait in sessions which nobody is using."""
         for session in self._to_settle():
             if not session.stale and session in self._consumers:
-                await self._settle(session)
+                await self._settle(session, None)
 
-    async def give_back_ahead(self) -> None:
+    async def give_back_ahead(self, until: float | None = None) -> None:
+        """Give back what was fetched ahead. A server that is away is sought as by any operation."""
         if self.core.buffer:
-            until = time.monotonic() + FAREWELL
             with self._on_its_way_back():
                 await self.call(lambda session: upkeep.give_back_ahead(self.core), until)
 
@@ -315,7 +314,7 @@ class Pool:
             await asyncio.wait(tasks, timeout=FAREWELL)
         away = False
         try:
-            await self.give_back_ahead()
+            await self.give_back_ahead(time.monotonic() + FAREWELL)
         except PressureError:
             away = True
         until = time.monotonic() + FAREWELL

@@ -181,8 +181,8 @@ class Handle:
         # Nor may a slow consumer sit on a batch, however steadily it draws on it.
         kept, handed = now - core.kept_since(), now - core.opened.since()
         if kept >= keeper.TICK or handed >= keeper.TICK / 2:
-            self.give_back_ahead()
-        self._look_after(self._idle(now), self._settle)
+            self.give_back_ahead(now + FAREWELL)
+        self._look_after(self._idle(now), now + FAREWELL)
         self._acknowledge_aside()
         with self._lock:
             active = (
@@ -195,7 +195,7 @@ class Handle:
         if self.core.consumers():
             if now >= self._renew_at:
                 self._renew_at = now + self.core.settings.lease / 3
-                self._farewell_call(flows.reap_due(self.core))
+                self.call(flows.reap_due(self.core), now + FAREWELL)
         elif not active:
             return float("inf")
         return now + keeper.TICK if active else max(self._renew_at, now + keeper.TICK)
@@ -227,25 +227,23 @@ class Handle:
             self._borrowed -= len(sessions)
             self._returned.notify_all()
 
-    def _look_after(
-        self, sessions: list[Session[Link]], work: Callable[[Session[Link]], None]
-    ) -> None:
-        """Do something with each of the borrowed sessions, and return them all whatever happens."""
+    def _look_after(self, sessions: list[Session[Link]], until: float | None) -> None:
+        """Bring the borrowed sessions in order, and return them all whatever happens."""
         try:
             for session in sessions:
-                work(session)
+                self._settle(session, until)
         finally:
             self._return(sessions)
 
-    def _settle(self, session: Session[Link]) -> None:
-        self.run(upkeep.settle(self.core, session), session, time.monotonic() + FAREWELL)
+    def _settle(self, session: Session[Link], until: float | None = None) -> None:
+        self.run(upkeep.settle(self.core, session), session, until)
 
-    def flush_idle(self) -> None:
+    def flush_idle(self, until: float | None = None) -> None:
         """Send what waits in all sessions that nobody is using, also after a lost reply, and what
         does not wait for those that are in use."""
         self.prefetch.finish()
         due = self._borrow(lambda session: bool(session.pending) or session.stale)
-        self._look_after(due, self._settle)
+        self._look_after(due, until)
         self._acknowledge_aside()
 
     def _acknowledge_aside(self) -> None:
@@ -267,12 +265,13 @@ class Handle:
         finally:
             self._aside.release()
 
-    def give_back_ahead(self) -> None:
+    def give_back_ahead(self, until: float | None = None) -> None:
+        """Give back what was fetched ahead. A server that is away is sought as by any operation."""
         # What is under way comes after what is here, and must not be handed out before it.
         with self.prefetch.suspended(time.monotonic() + FAREWELL):
             self._giving_back = True
             try:
-                self._farewell_call(upkeep.give_back_ahead(self.core))
+                self.call(upkeep.give_back_ahead(self.core), until)
             finally:
                 with self._lock:
                     self._giving_back = False
@@ -282,10 +281,7 @@ class Handle:
         """As `give_back_ahead`, if there is anything. While the server is away it is put off."""
         with contextlib.suppress(PressureError):
             if self.core.has_ahead:
-                self.give_back_ahead()
-
-    def _farewell_call(self, flow: Flow[T]) -> T:
-        return self.call(flow, time.monotonic() + FAREWELL)
+                self.give_back_ahead(time.monotonic() + FAREWELL)
 
     def forget_queue(self) -> None:
         """The queue was deleted: nothing of it is left at the server."""
@@ -340,8 +336,9 @@ class Handle:
         self._acknowledge_aside()
         if self.core.has_ahead:
             try:
-                self._look_after(self._borrow(lambda session: session.stale), self._settle)
-                self.give_back_ahead()
+                until = time.monotonic() + FAREWELL
+                self._look_after(self._borrow(lambda session: session.stale), until)
+                self.give_back_ahead(until)
             except PressureError:
                 away = True
         with self._lock:

@@ -112,13 +112,8 @@ def give_back_ahead(core: Core[Any]) -> Flow[None]:
         (_, kind), items = groups.popitem()
         session = items[0].session
         try:
-            reply = yield core.protocol.give_back(
-                session.consumer,
-                [ahead.tag for ahead in items],
-                charge=False,
-                ahead=kind == "a",
-            )
-            session.stale = session.stale or reply[0] == Status.LOST
+            held = yield from _give_back(core, session, kind, items)
+            session.stale = session.stale or not held
         except BaseException:
             # They are still this consumer's; its session finds them when it is next looked after.
             for left in groups.values():
@@ -131,6 +126,27 @@ def give_back_ahead(core: Core[Any]) -> Flow[None]:
             for ahead in items:
                 core.moved(ahead)
     yield from _cut_all(core)
+
+
+def _give_back(
+    core: Core[Any], session: Session[Any], kind: str, items: Sequence[Ahead[Any]]
+) -> Flow[bool]:
+    """Whether they were still this consumer's."""
+    tags = [ahead.tag for ahead in items]
+    patience = time.monotonic() + ADOPTION
+    while True:
+        consumer = session.consumer
+        reply = yield core.protocol.give_back(consumer, tags, charge=False, ahead=kind == "a")
+        if reply[0] != Status.LOST:
+            return True
+        # As in `end_lease`. Raw items may be alike: whether the first try was carried out is left
+        # to the session to find out.
+        if core.raw or session.life != items[0].life:
+            return False
+        if session.heir and time.monotonic() < patience:
+            yield Sleep(flows.RECHECK)
+        elif session.consumer == consumer:
+            return False
 
 
 def _cut_all(core: Core[Any]) -> Flow[None]:

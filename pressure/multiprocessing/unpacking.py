@@ -128,8 +128,9 @@ class Unpacker:
             patience = min(patience, max(until, began + LAST_TRY))
         while True:
             try:
-                handle.flush_idle()
-                handle.give_back_ahead()
+                # For a moment at a time: what another thread is at may change all.
+                handle.flush_idle(began)
+                handle.give_back_ahead(began)
             except ServerUnavailableError:
                 if time.monotonic() >= patience or handle.address.has_ended:
                     raise

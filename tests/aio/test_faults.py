@@ -150,6 +150,30 @@ def test_blocked_getters_ride_out_a_restart(fresh_server: ServerProcess, queue_n
     run(main())
 
 
+@pytest.mark.parametrize("operation", ["task_done", "purge"])
+def test_what_is_sent_beforehand_waits_for_the_server_too(
+    proxy: FaultyProxy, queue_name: str, operation: str
+) -> None:
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=proxy.url)
+        await queue.create()
+        await queue.put_many(range(50))
+        items = aiter(queue)
+        got = [await anext(items)]
+        while not queue._core.buffer:
+            got.append(await anext(items))
+        proxy.refuse()
+        proxy.cut()
+        back = asyncio.get_running_loop().call_later(1.5, proxy.accept)
+        if operation == "purge":
+            assert await queue.purge() == 50 - len(got)
+        else:
+            await queue.task_done()
+        assert back.when() <= asyncio.get_running_loop().time()
+
+    run(main())
+
+
 def test_a_server_that_stays_away_is_reported(make_server: Callable[..., ServerProcess]) -> None:
     server = make_server()
 

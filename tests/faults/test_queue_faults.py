@@ -604,6 +604,29 @@ def test_reconnect_timeout(make_server: MakeServer) -> None:
         q.put(1)
 
 
+@pytest.mark.parametrize("operation", ["task_done", "purge"])
+def test_what_is_sent_beforehand_waits_for_the_server_too(
+    direct: Queue, shaky: Queue, proxy: FaultyProxy, operation: str
+) -> None:
+    direct.put_many(range(50))
+    items = iter(shaky)
+    ahead = shaky._core.buffer
+    got = [next(items)]
+    while not ahead:
+        got.append(next(items))
+    proxy.refuse()
+    proxy.cut()
+    back = threading.Timer(1.5, proxy.accept)
+    back.start()
+    try:
+        if operation == "purge":
+            assert shaky.purge() == 50 - len(got)
+        else:
+            shaky.task_done()
+    finally:
+        back.join()
+
+
 def test_the_outcome_of_a_put_is_unknown(direct: Queue, proxy: FaultyProxy) -> None:
     settings = Settings(reconnect_timeout=0.3)
     shaky = Queue(direct.name, url=proxy.url, settings=settings)

@@ -413,9 +413,8 @@ def test_the_server_is_away_when_one_is_to_be_cut(
         get_into_one(made, got)
         proxy.refuse()
         proxy.cut()
-        monkeypatch.setattr("pressure.handle.FAREWELL", 0.1)
         with pytest.raises(pressure.PressureError):
-            made._remote.handle.give_back_ahead()
+            made._remote.handle.give_back_ahead(0.0)
         for bundle in made._remote.core.opened.bundles:
             bundle.doubtful = True
         back = threading.Timer(1.5, proxy.accept)

@@ -254,11 +254,11 @@ def test_disconnect_waits_for_what_is_being_acknowledged(
     begun, disconnecting = threading.Event(), threading.Event()
     acknowledge = q._handle._settle
 
-    def slowly(session: Any) -> None:
+    def slowly(session: Any, until: float) -> None:
         begun.set()
         assert disconnecting.wait(WAIT)
         time.sleep(0.1)
-        acknowledge(session)
+        acknowledge(session, until)
 
     monkeypatch.setattr(q._handle, "_settle", slowly)
     q.put(1)
