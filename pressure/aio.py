@@ -30,11 +30,8 @@ from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
-from pressure.errors import QueueDoesNotExistError
 from pressure.keys import resolve_prefix, validate_name
 from pressure.pace import Pace
-from pressure.protocol import Status
-from pressure.requests import Flow
 
 __all__ = [
     "AsyncDeadLetters",
@@ -245,17 +242,10 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         return await self._peek(0)
 
     async def _peek(self, index: int) -> T:
-        core = self._core
-
-        def look() -> Flow[Any]:
-            reply = yield core.protocol.peek(index)
-            if reply[0] == Status.ABSENT:
-                raise QueueDoesNotExistError(core.name)
-            if reply[0] == Status.EMPTY:
-                raise QueueEmptyError(core.name)
-            return (yield from items.read_item(core, reply[1], looks=True))
-
-        return await self._handle.call(lambda session: self._described(look()))
+        try:
+            return await self._handle.call(lambda session: items.peek(self._core, index))
+        except errors.QueueEmptyError:
+            raise QueueEmptyError(self.name) from None
 
     # This handle
 

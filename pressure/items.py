@@ -15,6 +15,8 @@ from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
 from pressure.errors import (
     PayloadError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
     SignatureError,
 )
 from pressure.protocol import Status
@@ -35,6 +37,7 @@ __all__ = [
     "open_ahead",
     "open_item",
     "open_leased",
+    "peek",
     "quickly_read",
     "read_item",
 ]
@@ -344,6 +347,29 @@ def read_item(core: Core[Any], item: bytes, *, looks: bool = False) -> Flow[Any]
         return serializer.loads(body)
     except (Exception, SystemExit) as exc:
         raise _unreadable(core, exc) from exc
+
+
+def peek(core: Core[Any], index: int) -> Flow[Any]:
+    """The object of the item at a place of the queue (-1: the oldest), where it stays.
+
+    Raises `QueueEmptyError`, `QueueDoesNotExistError`, and `PayloadError`.
+    """
+    if not core.generation:
+        yield from flows.describe(core)
+    while True:
+        generation = core.generation
+        reply = yield core.protocol.peek(index)
+        if reply[0] == Status.ABSENT:
+            raise QueueDoesNotExistError(core.name)
+        if reply[0] == Status.EMPTY:
+            raise QueueEmptyError(core.name)
+        try:
+            return (yield from read_item(core, reply[1], looks=True))
+        except SignatureError:
+            # The queue may have been made anew, and items are signed for one.
+            yield from flows.describe(core)
+            if core.generation == generation:
+                raise
 
 
 def _unreadable(core: Core[Any], exc: BaseException) -> PayloadError:

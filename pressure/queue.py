@@ -12,23 +12,18 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from pressure import flows, items, lifecycle, putting
+from pressure import items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
-from pressure.errors import (
-    PressureError,
-    QueueEmptyError,
-    QueueFullError,
-)
+from pressure.errors import PressureError, QueueFullError
 from pressure.handle import Handle
 from pressure.keys import resolve_prefix, validate_name
 from pressure.lease import Lease
 from pressure.link import Link
 from pressure.pace import Pace
-from pressure.protocol import Status
 from pressure.queue_control import QueueControl
 from pressure.taker import Taker
 
@@ -239,12 +234,7 @@ class PressureQueue(QueueControl, Generic[T]):
         return self._peek(0)
 
     def _peek(self, index: int) -> T:
-        if not self._core.generation:
-            self._handle.call(flows.describe(self._core))
-        reply = self._ask(self._core.protocol.peek(index))
-        if reply[0] == Status.EMPTY:
-            raise QueueEmptyError(self.name)
-        return self._handle.call(items.read_item(self._core, reply[1], looks=True))  # type: ignore[no-any-return]
+        return self._handle.call(items.peek(self._core, index))  # type: ignore[no-any-return]
 
     # Other clients, other threads
 

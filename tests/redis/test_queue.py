@@ -798,6 +798,50 @@ def test_peek(q: Queue) -> None:
     assert (q.peek(), q.peek_reverse(), q.qsize()) == ("oldest", "newest", 3)
 
 
+@pytest.mark.parametrize("asyncio_too", [False, True])
+def test_peek_into_a_queue_that_was_made_anew(
+    make: Callable[..., Queue], url: str, queue_name: str, asyncio_too: bool
+) -> None:
+    """Items are signed for one queue of a name; who knew its predecessor learns of it."""
+    key = "k" * 16
+    maker = make(key=key)
+
+    def renew(*items: str) -> None:
+        if maker.exists:
+            maker.delete()
+        maker.create()
+        maker.put_many(items)
+
+    renew("old")
+    if asyncio_too:
+
+        async def look() -> list[str]:
+            async with pressure.aio.PressureQueue[str](queue_name, url=url, key=key) as other:
+                seen = [await other.peek()]
+                renew("new", "newest")
+                seen.append(await other.peek())
+                renew("later", "last")
+                seen.append(await other.peek_reverse())
+                maker.purge()
+                with pytest.raises(asyncio.QueueEmpty):
+                    await other.peek()
+                return seen
+
+        assert asyncio.run(look()) == ["old", "new", "last"]
+    else:
+        q = make(key=key)
+        assert q.peek() == "old"
+        renew("new", "newest")
+        assert q.peek() == "new"
+        renew("later", "last")
+        assert q.peek_reverse() == "last"
+    # One that is signed with another key stays refused.
+    maker.put("signed")
+    stranger = make(key="x" * 16)
+    with pytest.raises(pressure.SignatureError):
+        stranger.peek()
+
+
 def test_overfill(q: Queue) -> None:
     q.maxsize = 1
     q.put(1)
