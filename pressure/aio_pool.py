@@ -287,12 +287,11 @@ class Pool:
 
     def forget_queue(self) -> None:
         """The queue was deleted: nothing of it is left at the server."""
-        self.core.generation = b""
-        self.core.buffer.clear()
-        for session in self._consumers:
+        self.core.forget_deleted()
+        for session in list(filter(self.core.outlives, self._consumers)):
             session.reset()
-        self._others.extend(self._consumers)
-        self._consumers.clear()
+            self._consumers.remove(session)
+            self._others.append(session)
 
     def close(self, then: Callable[[], object]) -> None:
         """Disconnect in the background, unless that was done when the loop's time was over: nothing

@@ -189,6 +189,19 @@ class Core(Generic[L]):
             context=context_of(self.name, generation, self.settings.direction),
         )
 
+    def outlives(self, session: Session[L]) -> bool:
+        """Whether what a session was at the server went with an earlier queue of the name."""
+        return not self.generation or session.home not in (b"", self.generation)
+
+    def forget_deleted(self) -> None:
+        """The queue was deleted: nothing of it is handed out any more. What is of its successor,
+        which another thread may use already, stays."""
+        with self._moving:
+            for ahead in list(self.buffer):
+                if self.outlives(ahead.session):
+                    self.buffer.remove(ahead)
+        self.opened.forget(self.outlives)
+
     def warn_once(self, text: str) -> None:
         """Log a warning, unless this handle has done so before."""
         if text not in self._warned:

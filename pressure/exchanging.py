@@ -105,7 +105,7 @@ def exchange(
             outcomes, whole = _apart(outcomes, whole, joined), []
             continue
         if status in (Status.OK, Status.EMPTY, Status.CLOSED):
-            session.known = True
+            session.register(core.generation)
             session.moved = 0
             core.looked = time.monotonic()
             if whole:

@@ -259,7 +259,7 @@ def take(
         session.acknowledging = False
         status = reply[0]
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
-            session.known = True
+            session.register(generation)
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])
         if status == Status.OK:
             behind = len(reply) - 2 + is_one(core, reply[1])

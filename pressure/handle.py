@@ -286,10 +286,8 @@ class Handle:
     def forget_queue(self) -> None:
         """The queue was deleted: nothing of it is left at the server."""
         self.prefetch.finish(0.0)
-        self.core.generation = b""
-        self.core.buffer.clear()
-        self.core.opened.clear()
-        sessions = self._borrow(lambda session: True)
+        self.core.forget_deleted()
+        sessions = self._borrow(self.core.outlives)
         for session in sessions:
             session.reset()
         self._return(sessions)

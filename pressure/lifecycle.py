@@ -113,24 +113,29 @@ def resume(core: Core[Any]) -> Flow[None]:
 
 
 def delete(core: Core[Any]) -> Flow[bool]:
-    """Delete the queue. Returns False if a 0.15 client that held a role never returned it."""
+    """Delete the queue. Returns False if a 0.15 client that held a role never returned it. The
+    handle is to forget it then."""
     again = False
     yield from describe(core)
     while True:
         try:
             known = yield core.protocol.keep(0)
-            reply = yield core.protocol.delete(core.generation, known[2:], again=again)
+            generation = core.generation
+            reply = yield core.protocol.delete(generation, known[2:], again=again)
         except Disconnected:
             again = True
             continue
-        if reply[0] == Status.OK:
-            break
         if reply[0] == Status.ABSENT:
             raise QueueDoesNotExistError(core.name)
-        if again:
-            # The first try deleted it, and somebody has made it anew.
-            return True
+        if reply[0] == Status.OK or again:
+            break
         yield from describe(core)
+    # Another thread may know its successor already.
+    if core.generation == generation:
+        core.generation = b""
+    if reply[0] != Status.OK:
+        # The first try deleted it, and somebody has made it anew.
+        return True
     _, producer_free, consumer_free, blocked = reply[:4]
     waiters, consumers = reply[4 : 4 + blocked], reply[4 + blocked :]
     yield from _wake(core, waiters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pressure.session import Session
@@ -218,11 +219,12 @@ class Opened:
             if not bundle.late:
                 self._drop(bundle, over=True)
 
-    def clear(self) -> None:
-        """All of it is gone."""
+    def forget(self, outlived: Callable[[Session[Any]], bool]) -> None:
+        """What is of these sessions is gone."""
         with self._lock:
-            while self.bundles:
-                self._drop(self.bundles[-1], over=True)
+            for bundle in list(self.bundles):
+                if outlived(bundle.session):
+                    self._drop(bundle, over=True)
 
 
 def _discard(found: Any, one: object) -> None:

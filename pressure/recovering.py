@@ -27,7 +27,7 @@ def adopt(
         session.reset()
         return []
     session.consumer = new
-    session.known = True
+    session.register(core.generation)
     session.waiting = False
     session.stale = False
     _, number, ahead, *items = reply

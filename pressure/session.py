@@ -48,6 +48,7 @@ class Session(Generic[L]):
         "consumer",
         "heir",
         "hold",
+        "home",
         "in_a_row",
         "known",
         "leased",
@@ -127,6 +128,8 @@ class Session(Generic[L]):
         # The id that it was about to take on when that was cut short.
         self.heir = b""
         self.known = False
+        # The generation of the queue that it is known to.
+        self.home = b""
         self.stale = False
         self.stale_ahead = False
         self.moved = 0
@@ -136,6 +139,11 @@ class Session(Generic[L]):
         self.aside.clear()
         self.leased.clear()
         self.marks.clear()
+
+    def register(self, generation: bytes) -> None:
+        """The server knows it as a consumer of this queue."""
+        self.known = True
+        self.home = generation
 
     def forfeit(self) -> None:
         """The lease seems to be lost. Nothing is handed out until the next use has found out."""

@@ -15,11 +15,12 @@ import redis
 
 import pressure
 import pressure.aio
-from pressure import PressureQueue, Settings, blobs, flows, upkeep
+from pressure import PressureQueue, Settings, blobs, flows, lifecycle, upkeep
 from pressure.core import Core
 from pressure.driver import resumed
 from pressure.link import Link
 from pressure.protocol import Command, Status
+from pressure.requests import Flow, Sleep
 from pressure.retry import Broken
 from pressure.scripts import SCRIPTS
 from pressure.session import Session
@@ -625,6 +626,80 @@ def test_what_is_acknowledged_aside_is_found_under_a_new_name(in_use: InUse) -> 
     q._handle.release(session)
     assert eventually(lambda: not session.aside)
     assert q.empty() and q.unfinished_tasks == 2
+
+
+class Waking:
+    """A `delete` that takes its time to wake those who wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._wake = lifecycle._wake
+        monkeypatch.setattr(lifecycle, "_wake", self.slowly)
+
+    def slowly(self, core: Core[Any], waiters: Any) -> Flow[None]:
+        self.begun.set()
+        while not self.go_on.is_set():
+            yield Sleep(0.005)
+        yield from self._wake(core, waiters)
+
+
+def test_delete_leaves_alone_what_its_handle_has_of_a_successor(
+    q: Queue, make: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch, client: redis.Redis
+) -> None:
+    """Another thread got items of it, and fetched some ahead, while the old one was deleted."""
+    q.put_many(["old"] * 4)
+    assert q.get_many(2) == ["old"] * 2
+    waking = Waking(monkeypatch)
+    deleting = in_thread(q.delete)
+    assert waking.begun.wait(WAIT)
+    other = make()
+    other.create()
+    other.put_many(range(50))
+    items = iter(q)
+    got = [next(items)]
+    while not q._core.buffer:
+        got.append(next(items))
+    waking.go_on.set()
+    assert deleting() is None
+    assert q._core.consumers()
+    got += [q.get(timeout=WAIT) for _ in range(50 - len(got))]
+    assert got == list(range(50))
+    assert eventually(lambda: not client.keys(f"*{q.name}:taken:*")), "all are acknowledged"
+    assert q.empty()
+
+
+def test_delete_leaves_alone_what_its_asyncio_handle_has_of_a_successor(
+    make: Callable[..., Queue],
+    monkeypatch: pytest.MonkeyPatch,
+    client: redis.Redis,
+    url: str,
+    queue_name: str,
+) -> None:
+    async def main() -> None:
+        async with pressure.aio.PressureQueue[Any](queue_name, url=url) as q:
+            await q.create()
+            await q.put_many(["old"] * 4)
+            assert await q.get_many(2) == ["old"] * 2
+            waking = Waking(monkeypatch)
+            deleting = asyncio.create_task(q.delete())
+            await asyncio.to_thread(waking.begun.wait, WAIT)
+            other = make()
+            other.create()
+            other.put_many(range(50))
+            items = aiter(q)
+            got = [await anext(items)]
+            while not q._core.buffer:
+                got.append(await anext(items))
+            waking.go_on.set()
+            await deleting
+            assert q._core.consumers()
+            got += [await q.get(timeout=WAIT) for _ in range(50 - len(got))]
+            assert got == list(range(50))
+            taken = f"*{queue_name}:taken:*"
+            assert await asyncio.to_thread(eventually, lambda: not client.keys(taken))
+            assert await q.empty()
+
+    asyncio.run(main())
 
 
 # Many at once
