@@ -30,6 +30,7 @@ from pressure.arguments import deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
+from pressure.errors import PressureError
 from pressure.keys import resolve_prefix, validate_name
 from pressure.pace import Pace
 
@@ -130,10 +131,12 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
             async for batch, failure in groups:
                 try:
                     accepted += await self._put_bodies(batch, until, "")
-                except (errors.QueueFullError, errors.QueueClosedError) as exc:
+                except PressureError as exc:
                     exc.accepted += accepted
                     raise
                 if failure is not None:
+                    if isinstance(failure, PressureError):
+                        failure.accepted = accepted
                     raise failure
         return accepted
 

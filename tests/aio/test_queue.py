@@ -122,6 +122,27 @@ def test_put_many_streams_and_says_how_many(url: str, queue_name: str) -> None:
     run(main())
 
 
+def test_any_error_of_put_many_says_how_many(url: str, queue_name: str) -> None:
+    async def main() -> None:
+        queue: PressureQueue[Any] = PressureQueue(
+            queue_name, url=url, settings=Settings(max_item_bytes=1000)
+        )
+        await queue.create(10)
+        with pytest.raises(pressure.ItemTooLargeError) as large:
+            await queue.put_many([1, 2, 3, b"x" * 2000])
+        assert large.value.accepted == 3
+        other = pressure.PressureQueue[Any](queue_name, url=url)
+        putting = asyncio.create_task(queue.put_many(range(100)))
+        assert await until(lambda: other.full())
+        await asyncio.to_thread(other.delete)
+        with pytest.raises(pressure.QueueDoesNotExistError) as deleted:
+            await putting
+        assert deleted.value.accepted == 7
+        other.disconnect()
+
+    run(main())
+
+
 def test_iteration_ends_with_the_queue_and_hoards_nothing(url: str, queue_name: str) -> None:
     async def main() -> None:
         queue: PressureQueue[int] = PressureQueue(queue_name, url=url)
