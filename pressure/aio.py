@@ -26,7 +26,7 @@ from pressure.aio_letters import AsyncDeadLetters
 from pressure.aio_link import AsyncLink
 from pressure.aio_pool import FAREWELL
 from pressure.aio_taker import AsyncTaker, QueueIterator
-from pressure.arguments import deadline, put_deadline
+from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
@@ -180,9 +180,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
 
         If it is cancelled, all of them are given back.
         """
-        if max_items < 1:
-            raise ValueError(f"max_items must be at least 1, not {max_items!r}")
-        return await self._taker.get_many(deadline(True, timeout), max_items)
+        return await self._taker.get_many(deadline(True, timeout), checked_count(max_items))
 
     def __aiter__(self) -> AsyncIterator[T]:
         """Get items until the queue is closed and drained.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 import time
 
-__all__ = ["MAX_BOUND", "checked_bound", "deadline", "lenient_deadline", "put_deadline"]
+__all__ = [
+    "MAX_BOUND",
+    "checked_bound",
+    "checked_count",
+    "deadline",
+    "lenient_deadline",
+    "put_deadline",
+]
 
 MAX_BOUND = 2**53
+"""Beyond this, numbers in scripts are not exact."""
 
 
 def deadline(block: bool, timeout: float | None) -> float | None:
@@ -44,3 +53,15 @@ def checked_bound(bound: int | None) -> int:
     if not 0 <= bound <= MAX_BOUND:
         raise ValueError(f"bound must be 0 (no limit) to {MAX_BOUND}, not {bound}")
     return bound
+
+
+def checked_count(max_items: int) -> int:
+    """How many items to get at most. Raises `TypeError` or `ValueError`."""
+    try:
+        count = operator.index(max_items)
+    except TypeError:
+        text = f"max_items must be an int, not {type(max_items).__name__}"
+        raise TypeError(text) from None
+    if not 1 <= count <= MAX_BOUND:
+        raise ValueError(f"max_items must be at least 1, and at most {MAX_BOUND}, not {count}")
+    return count

@@ -14,7 +14,7 @@ import redis
 
 from pressure import items, lifecycle, putting
 from pressure.address import Address
-from pressure.arguments import deadline, put_deadline
+from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import resolve_keys
@@ -161,9 +161,7 @@ class PressureQueue(QueueControl, Generic[T]):
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
         """Wait for an item as `get` does, and take what else is there, up to `max_items`."""
-        if max_items < 1:
-            raise ValueError(f"max_items must be at least 1, not {max_items!r}")
-        return self._taker.get_many(deadline(True, timeout), max_items)
+        return self._taker.get_many(deadline(True, timeout), checked_count(max_items))
 
     def __iter__(self) -> Iterator[T]:
         """Get items until the queue is closed and drained.

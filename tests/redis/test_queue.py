@@ -16,6 +16,7 @@ import redis
 import pressure
 import pressure.aio
 from pressure import PressureQueue, Settings, blobs, flows, lifecycle, upkeep
+from pressure.arguments import MAX_BOUND
 from pressure.core import Core
 from pressure.driver import resumed
 from pressure.link import Link
@@ -821,8 +822,23 @@ def test_get_many(q: Queue) -> None:
     q.put_many(range(10))
     assert q.get_many(4) == [0, 1, 2, 3]
     assert q.qsize() == 6
-    waiter = in_thread(lambda: q.get_many(100))
+    waiter = in_thread(lambda: q.get_many(MAX_BOUND))
     assert sorted(waiter()) == list(range(4, 10))
+
+
+@pytest.mark.parametrize(
+    ("count", "error"), [(0, ValueError), (10**30, ValueError), (2.5, TypeError), ("1", TypeError)]
+)
+def test_bad_counts(q: Queue, url: str, count: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="max_items"):
+        q.get_many(count)
+
+    async def get() -> None:
+        async with pressure.aio.PressureQueue[Any](q.name, url=url) as other:
+            with pytest.raises(error, match="max_items"):
+                await other.get_many(count)
+
+    asyncio.run(get())
 
 
 def test_iteration_hoards_nothing(q: Queue, make: Callable[..., Queue]) -> None:
