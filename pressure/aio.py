@@ -211,7 +211,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         """
         await self._handle.pool.flush()
         counted = await self._handle.call(lambda session: lifecycle.task_done(self._core, session))
-        if not counted and not self._core.forfeited:
+        if not counted and not self._core.may_count_twice:
             raise ValueError("task_done() called too many times")
 
     async def join(self, timeout: float | None = None) -> None:

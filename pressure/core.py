@@ -157,6 +157,7 @@ class Core(Generic[L]):
         """Whether many items are put as bundles; and whether who gets items takes bundles apart, or
         has them cut."""
         self.forfeited = 0
+        self._forfeited_before = 0
         # Calls that were cancelled, and are being brought to their end (asyncio).
         self.concluding = 0
         # When the server last answered to a claim (monotonic).
@@ -180,6 +181,8 @@ class Core(Generic[L]):
 
     def learn(self, generation: bytes, bound: int) -> None:
         """Take in what `describe` answered. Signatures are bound to the generation."""
+        if generation != self.generation:
+            self._forfeited_before = self.forfeited
         self.generation = generation
         self.bound = bound
         self.codec = Codec(
@@ -189,13 +192,22 @@ class Core(Generic[L]):
             context=context_of(self.name, generation, self.settings.direction),
         )
 
+    def lost_lease(self, session: Session[L]) -> None:
+        """The lease of a session was lost; if it went with an earlier queue, that is no fault."""
+        if session.home in (b"", self.generation):
+            self.forfeited += 1
+
+    @property
+    def may_count_twice(self) -> bool:
+        """Whether `task_done` may be called too often: who lost a lease calls it all the same."""
+        return self.forfeited > self._forfeited_before
+
     def outlives(self, session: Session[L]) -> bool:
         """Whether what a session was at the server went with an earlier queue of the name."""
         return not self.generation or session.home not in (b"", self.generation)
 
     def forget_deleted(self) -> None:
-        """The queue was deleted: nothing of it is handed out any more. What is of its successor,
-        which another thread may use already, stays."""
+        """The queue was deleted: of what was fetched, only what is of a successor stays."""
         with self._moving:
             for ahead in list(self.buffer):
                 if self.outlives(ahead.session):
@@ -364,7 +376,7 @@ class Core(Generic[L]):
         return any(session.stale for session in list(self.sessions) if session is not but)
 
     def owes(self) -> bool:
-        """Whether something was handed out that is not known to be acknowledged."""
+        """Whether one of its sessions does."""
         return any(session.owes for session in list(self.sessions))
 
     def consumers(self) -> list[bytes]:

@@ -140,7 +140,7 @@ def exchange(
                 return []
             raise QueueClosedError(core.name)
         elif status == Status.LOST:
-            core.forfeited += 1
+            core.lost_lease(session)
             session.reset()
             outcomes, whole = (), []
             if count == 0:

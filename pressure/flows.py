@@ -307,7 +307,7 @@ def take(
             check_unblocked(core, unblocked)
             yield Sleep(RECHECK if time.monotonic() < gave_up_at else RECHECK_LIMIT)
         elif status == Status.LOST:
-            core.forfeited += 1
+            core.lost_lease(session)
             session.reset()
         elif status == Status.IN_USE:
             yield from await_role(core, "consumer", reply[1], until)

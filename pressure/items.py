@@ -291,7 +291,7 @@ def _bury(core: Core[Any], session: Session[Any], why: str, tag: bytes, ahead: b
             yield Sleep(flows.RECHECK)
         elif session.consumer == consumer:
             # Another thread may be using the session: its next use starts over.
-            core.forfeited += 1
+            core.lost_lease(session)
             session.forfeit()
             return False
 

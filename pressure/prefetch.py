@@ -225,7 +225,7 @@ class Prefetch:
             self.stored()
             return True
         if status == Status.LOST:
-            core.forfeited += 1
+            core.lost_lease(session)
         if status in (Status.LOST, Status.AGAIN, Status.ABSENT):
             session.reset()
         # If the queue is empty, closed, or in use, who asks next hears of it.

@@ -203,7 +203,7 @@ class PressureQueue(QueueControl, Generic[T]):
             counted = self._handle.run(lifecycle.task_done(self._core, session), session)
         finally:
             self._handle.release(session)
-        if not counted and not self._core.forfeited:
+        if not counted and not self._core.may_count_twice:
             raise ValueError("task_done() called too many times")
 
     def join(self, timeout: float | None = None) -> None:

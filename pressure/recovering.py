@@ -46,7 +46,7 @@ def reap_due(core: Core[Any]) -> Flow[int]:
         gone = set(lost)
         for other in list(core.sessions):
             if other.known and other.consumer in gone:
-                core.forfeited += 1
+                core.lost_lease(other)
                 other.forfeit()
     given_back = 0
     for consumer in due:

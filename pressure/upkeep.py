@@ -64,7 +64,7 @@ def acknowledge_aside(
         done = reply[0] != Status.LOST
         if not done and not session.stale and session.consumer == consumer:
             # Else the session has a new name, or is about to take it on.
-            core.forfeited += 1
+            core.lost_lease(session)
             session.forfeit()
     except BaseException as exc:
         refused = isinstance(exc, PressureError) or (isinstance(exc, Broken) and not exc.sent)
@@ -177,7 +177,7 @@ def _cut(core: Core[Any], bundle: Bundle) -> Flow[bool]:
         if session.stale and time.monotonic() < patience:
             yield Sleep(flows.RECHECK)
         elif session.consumer == consumer and not bundle.is_lost():
-            core.forfeited += 1
+            core.lost_lease(session)
             session.forfeit()
     return False
 

@@ -169,7 +169,7 @@ class JoinableQueue(Queue[T]):
             counted = remote.handle.run(lifecycle.task_done(remote.core, session), session)
         finally:
             remote.handle.release(session)
-        if not counted and not remote.core.forfeited:
+        if not counted and not remote.core.may_count_twice:
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:

@@ -629,6 +629,28 @@ def test_what_is_acknowledged_aside_is_found_under_a_new_name(in_use: InUse) -> 
     assert q.empty() and q.unfinished_tasks == 2
 
 
+@pytest.mark.parametrize("learns", ["get", "peek", "create", "keeper"])
+def test_what_went_with_an_earlier_queue_is_no_lost_lease(
+    make: Callable[..., Queue], learns: str
+) -> None:
+    """However a handle learns that others have made its queue anew, task_done() counts again."""
+    q, other = (make(key="k" * 16) for _ in range(2))
+    q.create()
+    q.put(1)
+    assert q.get() == 1
+    other.delete()
+    if learns == "keeper":
+        q._handle.call(flows.reap_due(q._core))
+    (q if learns == "create" else other).create()
+    other.put(2)
+    if learns == "peek":
+        assert q.peek() == 2
+    assert q.get(timeout=WAIT) == 2
+    q.task_done()
+    with pytest.raises(ValueError):
+        q.task_done()
+
+
 class Waking:
     """A `delete` that takes its time to wake those who wait."""
 
