@@ -117,10 +117,11 @@ def delete(core: Core[Any]) -> Flow[bool]:
     handle is to forget it then."""
     again = False
     yield from describe(core)
+    # Another thread may learn of a successor, which is not to be deleted in its place.
+    generation = core.generation
     while True:
         try:
             known = yield core.protocol.keep(0)
-            generation = core.generation
             reply = yield core.protocol.delete(generation, known[2:], again=again)
         except Disconnected:
             again = True
@@ -130,7 +131,7 @@ def delete(core: Core[Any]) -> Flow[bool]:
         if reply[0] == Status.OK or again:
             break
         yield from describe(core)
-    # Another thread may know its successor already.
+        generation = core.generation
     if core.generation == generation:
         core.generation = b""
     if reply[0] != Status.OK:

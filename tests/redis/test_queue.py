@@ -725,6 +725,27 @@ def test_delete_leaves_alone_what_its_asyncio_handle_has_of_a_successor(
     asyncio.run(main())
 
 
+def test_a_repeated_delete_spares_the_successor(
+    q: Queue, make: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply is lost, and another thread learns of the successor before it is sent again."""
+    other = make()
+    execute = Link.execute
+
+    def lose(link: Link, command: Command) -> Any:
+        reply = execute(link, command)
+        if command.script is not None and command.script.name == "delete":
+            monkeypatch.undo()
+            other.create()
+            q._handle.call(flows.describe(q._core))
+            raise Broken(OSError("lost"), sent=True)
+        return reply
+
+    monkeypatch.setattr(Link, "execute", lose)
+    q.delete()
+    assert q.exists
+
+
 # Many at once
 
 
