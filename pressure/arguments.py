@@ -62,6 +62,6 @@ def checked_count(max_items: int) -> int:
     except TypeError:
         text = f"max_items must be an int, not {type(max_items).__name__}"
         raise TypeError(text) from None
-    if not 1 <= count <= MAX_BOUND:
-        raise ValueError(f"max_items must be at least 1, and at most {MAX_BOUND}, not {count}")
-    return count
+    if count < 1:
+        raise ValueError(f"max_items must be at least 1, not {count}")
+    return min(count, MAX_BOUND)

@@ -256,8 +256,7 @@ def take(
             if isinstance(exc, Disconnected):
                 continue
             raise
-        session.acknowledging = False
-        status = reply[0]
+        status, session.acknowledging = reply[0], False
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
             session.register(generation)
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])

@@ -1,6 +1,5 @@
 #!lua
--- Note that a blob is about to be uploaded, and drop those for which no put came within an
--- hour.
+-- Note that a blob is about to be uploaded, and drop those for which no put came within an hour.
 -- KEYS  uploads blobs bound
 -- ARGV  blob_id chunks ttl_ms (0: the queue lives until it is deleted)
 -- reply {OK} | {ABSENT}
