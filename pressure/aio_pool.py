@@ -234,7 +234,7 @@ class Pool:
     def keep_up(self) -> None:
         """Look after what is left behind, soon."""
         if self._timer is None:
-            self._timer = self.loop.call_later(keeper.TICK, self._on_timer)
+            self._timer = self.loop.call_later(keeper.LOOK, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -120,7 +120,7 @@ class Handle:
 
     def keep_up(self) -> None:
         """Have the keeper look at this handle soon."""
-        keeper.wake(time.monotonic() + keeper.TICK, self, owing=True)
+        keeper.wake(time.monotonic() + keeper.TICK / 2, self, owing=True)
 
     def run(
         self,
@@ -198,7 +198,7 @@ class Handle:
                 self.call(flows.reap_due(self.core), now + FAREWELL)
         elif not active:
             return float("inf")
-        return now + keeper.TICK if active else max(self._renew_at, now + keeper.TICK)
+        return now + keeper.LOOK if active else max(self._renew_at, now + keeper.LOOK)
 
     def _idle(self, now: float) -> list[Session[Link]]:
         """Take the sessions out of the pool that have something to send and nobody to do it."""

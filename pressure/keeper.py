@@ -24,7 +24,10 @@ __all__ = ["Kept", "keep", "wake"]
 log = logging.getLogger("pressure")
 
 TICK = 0.05
-"""The longest time (seconds) for which an acknowledgement rides on nothing."""
+"""The longest time (seconds) for which an acknowledgement rides on nothing: half of it is waited
+for a call to ride on,"""
+LOOK = 0.02
+"""and so often is looked meanwhile."""
 ACTIVE = 0.2
 """Who need not be looked at for so long owes the server nothing but the renewal of leases."""
 LINGER = 30.0

@@ -6,15 +6,15 @@ import contextlib
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis._parsers.hiredis import _HiredisParser
-from redis.connection import AbstractConnection
 
 import pressure
+import pressure.link
 import pressure.multiprocessing as mp
 from pressure import flows, recovering
 from pressure.address import Address
@@ -23,6 +23,7 @@ from pressure.executor import RedisExecutor
 from pressure.executor.ledger import Ledger
 from pressure.link import Link
 from pressure.producing import Producer
+from pressure.wire import wired
 from tests.faults import executing, interrupted
 from tests.support.account import Account
 from tests.support.processes import Child
@@ -63,22 +64,24 @@ def test_a_reply_that_nobody_has_read_is_not_taken_for_the_next_one(url: str) ->
     link.close()
 
 
-def test_a_connection_leaves_nothing_to_the_garbage_collector(url: str) -> None:
+def test_a_connection_leaves_nothing_to_the_garbage_collector(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the midst of which Python drops a Ctrl-C, in the first `__del__` that it calls."""
+    made: list[weakref.ref[Any]] = []
 
-    def left() -> set[int]:
-        return {id(each) for each in gc.get_objects() if isinstance(each, parsers)}
+    def watched(connection: Any) -> Any:
+        made.extend((weakref.ref(connection), weakref.ref(connection._parser)))
+        return wired(connection)
 
-    parsers = (AbstractConnection, _HiredisParser)
-    gc.collect()
+    monkeypatch.setattr(pressure.link, "wired", watched)
     gc.disable()
     try:
-        before = left()
         link = Link(Address.of(url))
         assert link.execute(Command(("PING", "first"))) == b"first"
         link.close()
         del link
-        assert left() <= before
+        assert [one() for one in made] == [None, None]
     finally:
         gc.enable()
 
