@@ -47,6 +47,11 @@ class _Stateful:
     def __init__(self, data: Buffer) -> None:
         self.data = data
 
+    def made(self) -> Callable[..., Any]:
+        # Of a copy, for its buffers are the callable's.
+        function: Callable[..., Any] = loads(copy_of(self.data))
+        return function
+
 
 class Library:
     """Fetches what lies beside the clients' reply queues, and keeps it.
@@ -69,10 +74,7 @@ class Library:
         known = self._functions.get(task.function)
         if known is None:
             return self._load(client_id, task)
-        if type(known) is _Stateful:
-            stateful: Callable[..., Any] = loads(known.data)
-            return stateful
-        return known  # type: ignore[return-value]
+        return known.made() if type(known) is _Stateful else known  # type: ignore[return-value]
 
     def _load(self, client_id: bytes, task: Task) -> Callable[..., Any]:
         data: Any = task.function
@@ -86,8 +88,11 @@ class Library:
             return function
         if len(self._functions) >= FUNCTIONS:
             self._functions.clear()
-        self._functions[task.function] = function if stands_alone(function) else _Stateful(data)
-        return function
+        if stands_alone(function):
+            self._functions[task.function] = function
+            return function
+        stateful = self._functions[task.function] = _Stateful(data)
+        return stateful.made()
 
     def client_lives(self, client_id: bytes, now: float) -> bool:
         """Whether anybody waits for the answer to a task of the current queue. Looked up at most

@@ -29,7 +29,11 @@ def pack_result(result: Any, *, local: bool = False) -> tuple[Kind, bytes | Pack
 
 def pack_exception(exc: BaseException, *, local: bool = False) -> tuple[Kind, bytes | Packed]:
     """An exception with its traceback as text; of one that does not pickle, what can be said."""
-    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    try:
+        text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    except Exception as failure:
+        # It asks the exception for much.
+        text = f"{type(exc).__name__}, whose traceback can't be had: {say(failure)}\n"
     try:
         packed = pickling.dumps_result(exc.with_traceback(None), local=local)
         data = pickling.in_one_piece(packed)

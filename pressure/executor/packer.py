@@ -59,11 +59,8 @@ class TaskPacker:
     ) -> tuple[PackedFunction, bytes | Packed, tuple[Entry, ...]]:
         """A callable goes along with its arguments: objects that occur in both are one object in
         the task, too. Unless it is large, for then it is sent once for many tasks."""
-        together, shared = self._arguments.pack((function, *args), kwargs)
-        # What can be had only once is for one task; pickled again, it would stay open here.
-        large = len(together) > TOGETHER_BYTES
-        if large and not (isinstance(together, bytes) and only_once(together)):
-            packed = self._functions.pack(function)
-            if len(packed.data) > TOGETHER_BYTES:
-                return packed, *self._arguments.pack(args, kwargs)
-        return self._functions.pack(run_call), together, shared
+        packed = self._functions.pack(function)
+        # What can be had only once would be lent twice.
+        if len(packed.data) > TOGETHER_BYTES or only_once(packed.data):
+            return packed, *self._arguments.pack(args, kwargs)
+        return self._functions.pack(run_call), *self._arguments.pack((function, *args), kwargs)

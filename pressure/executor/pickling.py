@@ -19,6 +19,7 @@ import cloudpickle
 
 from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
 from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
+from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
 from pressure.executor.payloads import Packed, large, loads, marked
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
 PROTOCOL = 5
 INLINE_BYTES = 1024
 DIGEST_BYTES = 16
+INTERRUPTIONS = (TaskTimeoutError, TaskTerminatedError)
+"""What may be raised anywhere in a task, also in the pickling of its result."""
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
@@ -78,7 +81,7 @@ def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool
             handed.take_back()
     try:
         return _dumps_value(obj, local)
-    except NotPortableError:
+    except (NotPortableError, *INTERRUPTIONS):
         raise
     except Exception:
         raise plain from None
@@ -100,10 +103,12 @@ def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None =
     callback = None if buffers is None else buffers.append
     try:
         data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=callback)
+    except INTERRUPTIONS:
+        raise
     except Exception as plain:
         try:
             handed = hand_over(obj, by_value=True, local=local)
-        except NotPortableError:
+        except (NotPortableError, *INTERRUPTIONS):
             raise
         except Exception:
             raise plain from None
@@ -161,6 +166,8 @@ def dumps_result(obj: Any, *, local: bool = False) -> bytes | Packed:
     if pickler.special and not only_once(data):
         try:
             packed.load() if isinstance(packed, Packed) else loads(packed)
+        except INTERRUPTIONS:
+            raise
         except BaseException as exc:
             raise NotReadable(f"it does not unpickle: {type(exc).__name__}: {exc}") from exc
     return packed

@@ -132,9 +132,10 @@ class Worker:
         self._watchdog.ring()
 
     def blame(self) -> None:
-        """This process is broken, and the task that ran last may have done it: that is charged,
-        unless its outcome is recorded. Or else it would break one process after another."""
-        self._notes.running(*self._last, time.monotonic(), self._done)
+        """This process is broken. If no task runs, the last one may have done it, and is charged
+        for that unless its outcome is recorded: or it would break one process after another."""
+        if self._desk.current is None:
+            self._notes.running(*self._last, time.monotonic(), self._done)
 
     def run(self) -> None:
         claimant = self._claimant

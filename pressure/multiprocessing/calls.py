@@ -58,8 +58,7 @@ def pack_call(
 def pack_function(function: Callable[..., Any], *, local: bool) -> Function:
     """What `pack_chunk` needs of a function: made once for all chunks, unless it is a callable with
     a state, which the items may share."""
-    data = _dumps(function, local)
-    return data if pickling.stands_alone(function) else function
+    return _dumps(function, local) if pickling.stands_alone(function) else function
 
 
 def pack_chunk(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pressure import putting
-from pressure.errors import PressureError
+from pressure.errors import OutcomeUnknownError, PressureError, ServerUnavailableError
 from pressure.link import Link
 from pressure.multiprocessing.remote import Remote
 from pressure.requests import Flow, Request
@@ -195,12 +195,16 @@ class Outgoing:
         while True:
             self._cut_short = request, flow
             try:
-                reply = yield request
-            except Disconnected as exc:
-                request = flow.throw(exc)
-                continue
-            try:
-                request = flow.send(reply)
+                try:
+                    reply = yield request
+                except (Disconnected, PressureError) as exc:
+                    if isinstance(exc, ServerUnavailableError | OutcomeUnknownError):
+                        # It is tried once more.
+                        raise
+                    # It says how many were put before.
+                    request = flow.throw(exc)
+                else:
+                    request = flow.send(reply)
             except StopIteration as stop:
                 result: int = stop.value
                 return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import pickle
@@ -472,6 +473,31 @@ def test_payloads_keep_what_is_small_in_one_piece() -> None:
         assert found[0].nbytes == 8 * MIB and found[1].nbytes == 80
     with pytest.raises(ValueError):
         payloads.loads(b"x" + bytes(100))
+
+
+# Callables with large states
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 3 * MIB])
+def test_what_a_task_does_to_a_large_state_is_its_own(ex: RedisExecutor, size: int) -> None:
+    double_it = functools.partial(double, np.ones(size // 8))
+    for _ in range(3):
+        assert float(ex.submit(double_it).result(PATIENCE)[0]) == 2.0
+
+
+def test_arguments_beside_a_large_state_are_not_taken_for_repeated(ex: RedisExecutor) -> None:
+    state = functools.partial(count_both, list(range(20_000)))
+    shelf = ex._engine.dispatcher.shelf
+    kept = len(shelf._entries)
+    for number in range(6):
+        array = np.full(2 * MIB // 8, number, dtype=np.float64)
+        assert ex.submit(state, array).result(PATIENCE) == (20_000, len(array))
+        del array
+    assert len(shelf._entries) == kept
+
+
+def count_both(one: Any, other: Any) -> tuple[int, int]:
+    return len(one), len(other)
 
 
 # Faults

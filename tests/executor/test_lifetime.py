@@ -124,6 +124,36 @@ def test_a_task_that_breaks_its_worker_is_not_run_for_ever() -> None:
         assert executor.submit(do.square, 3).result(WAIT) == 9
 
 
+class UnspeakableError(Exception):
+    def __getattr__(self, name: str) -> object:
+        raise KeyError(name)
+
+
+def raise_unspeakable() -> None:
+    raise UnspeakableError
+
+
+def test_an_exception_may_be_such_that_its_traceback_cannot_be_had() -> None:
+    with RedisExecutor(1) as executor:
+        with pytest.raises(UnspeakableError) as raised:
+            executor.submit(raise_unspeakable).result(WAIT)
+        assert "UnspeakableError" in str(raised.value.__cause__)
+
+
+def test_who_is_blamed_for_a_broken_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs, if something does; not what ran before."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("in the worker's own code")
+
+    monkeypatch.setattr("pressure.executor.worker.pack_exception", fail)
+    with RedisExecutor(1) as executor:
+        assert executor.submit(do.square, 2).result(WAIT) == 4
+        with pytest.raises(WorkerLostError, match="exit code 1"):
+            executor.submit(do.fail, ValueError).result(WAIT)
+        assert executor.submit(do.square, 3).result(WAIT) == 9
+
+
 def test_an_initializer_that_ends_the_process_breaks_the_executor() -> None:
     with RedisExecutor(1, initializer=os._exit, initargs=(0,)) as executor:
         future = executor.submit(do.square, 1)

@@ -61,14 +61,28 @@ def clean_up(path: str) -> str:
     return "whole"
 
 
+def unpickle_slowly() -> None:
+    time.sleep(PATIENCE)
+
+
+class SlowToUnpickle:
+    def __reduce__(self) -> Any:
+        return unpickle_slowly, ()
+
+
 class SlowToPickle:
     def __reduce__(self) -> Any:
         time.sleep(PATIENCE)
         return int, (1,)
 
 
-def return_slowly() -> SlowToPickle:
-    return SlowToPickle()
+def return_slowly(kind: str) -> Any:
+    if kind == "to pickle":
+        return SlowToPickle()
+    if kind == "to pickle by value":
+        # Plain pickling refuses the first.
+        return [lambda: None, SlowToPickle()]
+    return SlowToUnpickle()
 
 
 def hold_the_interpreter(size: int) -> bool:
@@ -332,9 +346,10 @@ def test_retries_of_many_at_once(ex: RedisExecutor, tmp_path: Path) -> None:
     assert [future.result(PATIENCE) for future in futures] == [n % 3 + 1 for n in range(60)]
 
 
-def test_a_timeout_holds_for_the_pickling_of_the_result_too() -> None:
+@pytest.mark.parametrize("kind", ["to pickle", "to pickle by value", "to unpickle"])
+def test_a_timeout_holds_for_the_pickling_of_the_result_too(kind: str) -> None:
     with RedisExecutor(1) as ex:
-        future = ex.options(timeout=0.3, grace=0.3).submit(return_slowly)
+        future = ex.options(timeout=0.3, grace=5.0).submit(return_slowly, kind)
         with pytest.raises(TaskTimeoutError):
             future.result(PATIENCE / 2)
         assert ex.submit(add, 1, 2).result(PATIENCE) == 3

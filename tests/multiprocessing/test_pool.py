@@ -319,6 +319,29 @@ def test_the_initializer_runs_even_if_nothing_else_does(
     assert (tmp_path / "touched").exists()
 
 
+class Teller:
+    """A callable with a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def __call__(self, text: str) -> None:
+        self.connection.send(text)
+
+
+def test_a_connection_in_a_callable_is_handed_over_once(make_ours: MakePool) -> None:
+    pool = make_ours(1)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader:
+        with writer:
+            pool.map(Teller(writer), ["hello"])
+        assert reader.recv() == "hello"
+        # Nobody has it open still.
+        assert reader.poll(WAIT)
+        with pytest.raises(EOFError):
+            reader.recv()
+
+
 def test_all_arguments_by_position() -> None:
     context = multiprocessing.get_context("fork")
     for cls in (remote["Pool"], pressure.multiprocessing.Pool):
