@@ -38,10 +38,14 @@ class TaskExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """As `Executor.submit`; no keyword is reserved.
 
-        Arguments are pickled now. What can't be pickled is the future's exception, as with
-        `ProcessPoolExecutor`. `multiprocessing` connections and sockets are handed over to local
-        workers, once: a task that is run again can't have them. For others they are refused, with
-        a `TypeError`. Raises `RuntimeError` after `shutdown`.
+        Function and arguments are pickled now. What can't be pickled is the future's exception, as
+        with `ProcessPoolExecutor`. Each task gets a function of its own if that has a state (a
+        bound method, a partial); and what occurs both there and in the arguments is one object,
+        unless the function is larger than 16 KiB, for such a one is sent once for many tasks.
+
+        `multiprocessing` connections and sockets are handed over to local workers, once: a task
+        that is run again can't have them. For others they are refused, with a `TypeError`. Raises
+        `RuntimeError` after `shutdown`.
         """
         return self._submit(fn, args, kwargs, self._options)
 
