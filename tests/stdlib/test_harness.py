@@ -140,8 +140,14 @@ def test_a_right_class_passes_and_a_wrong_one_fails(
     assert (passed.testsRun, passed.skipped) == (1, [])
     assert passed.wasSuccessful(), passed.failures + passed.errors
 
+    before = multiprocessing.active_children()
     failed = run(bound(bind, wrong), test)
     assert len(failed.failures + failed.errors) == 1
+    # Whom the test that failed has left waiting.
+    for child in multiprocessing.active_children():
+        if child not in before:
+            child.kill()
+            child.join(20)
 
 
 DENIALS: list[tuple[Callable[[Any], TestClasses], Any, Mapping[str, str]]] = [
