@@ -74,7 +74,7 @@ class Library:
         known = self._functions.get(task.function)
         if known is None:
             return self._load(client_id, task)
-        return known.made() if type(known) is _Stateful else known  # type: ignore[return-value]
+        return known.made() if isinstance(known, _Stateful) else known
 
     def _load(self, client_id: bytes, task: Task) -> Callable[..., Any]:
         data: Any = task.function

@@ -232,7 +232,7 @@ def stands_alone(function: Callable[..., Any]) -> bool:
     so a bound method, a partial, an instance with `__call__`."""
     kind = type(function)
     if kind is types.BuiltinFunctionType:
-        return isinstance(function.__self__, types.ModuleType | None)  # type: ignore[attr-defined]
+        return isinstance(getattr(function, "__self__", None), types.ModuleType | None)
     return kind is types.FunctionType or isinstance(function, type)
 
 

@@ -23,7 +23,7 @@ import redis
 import pressure
 import pressure.multiprocessing as mp
 from pressure import flows, putting
-from pressure.errors import ServerOutOfMemoryError
+from pressure.errors import PressureError, ServerOutOfMemoryError, ServerUnavailableError
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
 from pressure.multiprocessing.producer import Producer
@@ -276,6 +276,32 @@ def test_memory_that_is_out_half_way_doubles_nothing(
     assert failed
     assert [q.get(timeout=PATIENCE) for _ in put] == put
     assert q.empty()
+    q.delete()
+
+
+def test_a_put_that_is_refused_says_how_much_it_had_put(url: str) -> None:
+    """But a server that is away leaves it as it is, to be tried once more."""
+    told: list[BaseException] = []
+
+    def put() -> Iterator[str]:
+        try:
+            yield "request"
+        except PressureError as exc:
+            told.append(exc)
+            exc.accepted = 3
+            raise
+
+    q: Any = mp.Queue(url=url)
+    for error, accepted in ((ServerUnavailableError("away"), 0), (ServerOutOfMemoryError(), 3)):
+        flow: Any = put()
+        q._producer._cut_short = next(flow), flow
+        resumed = q._producer._resumed()
+        assert next(resumed) == "request"
+        with pytest.raises(type(error)) as raised:
+            resumed.throw(error)
+        assert raised.value.accepted == accepted
+        assert (error in told) == bool(accepted)
+    q._producer._cut_short = None
     q.delete()
 
 

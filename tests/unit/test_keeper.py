@@ -120,3 +120,9 @@ def test_many_threads_wake_it_at_once() -> None:
         thread.join(WAIT)
     assert handle.looked.wait(WAIT)
     assert eventually(lambda: len(set(threading.enumerate()) - before) == 1)
+
+
+def test_acknowledgements_are_looked_for_often_enough() -> None:
+    """Half of the time they may ride is over when they are due, and the next look comes before the
+    other half is."""
+    assert keeper.TICK / 2 + keeper.LOOK < keeper.TICK <= 0.05
