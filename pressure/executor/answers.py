@@ -9,10 +9,10 @@ import logging
 import pickle
 from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
-from typing import Any, Protocol
+from typing import Any
 
 from pressure.channel import Delivery
-from pressure.content import Buffer, Content
+from pressure.content import Buffer
 from pressure.executor import pickling
 from pressure.executor.errors import (
     ResultPayloadError,
@@ -22,12 +22,9 @@ from pressure.executor.errors import (
     WorkerLostError,
 )
 from pressure.executor.futures import TaskFuture
-from pressure.executor.options import Options
 from pressure.executor.records import Answer, Kind, read_head, split_answers, unpack_answer
 
 __all__ = [
-    "Needed",
-    "PendingTask",
     "finish",
     "fresh",
     "outcome",
@@ -49,38 +46,6 @@ _CONSTANTS = {pickle.dumps(value, pickling.PROTOCOL): value for value in (None, 
 _SHORT = max(map(len, _CONSTANTS))
 _UNKNOWN: Any = object()
 _RESULT = int(Kind.RESULT)
-
-
-class Needed(Protocol):
-    """What a task needs at the server: `data`, under its digest."""
-
-    @property
-    def digest(self) -> bytes: ...
-
-    @property
-    def data(self) -> bytes | Content: ...
-
-
-class PendingTask:
-    """A task without an answer: what is needed to send it again, and what was heard of it."""
-
-    __slots__ = ("deaths", "future", "needs", "number", "options", "record")
-
-    def __init__(
-        self,
-        future: TaskFuture,
-        record: bytes | Content,
-        options: Options,
-        needs: tuple[Needed, ...] = (),
-    ) -> None:
-        self.future = future
-        self.record = record
-        self.options = options
-        # What must be stored beside the reply queue before the task is sent.
-        self.needs = needs
-        # Of the put that sent it.
-        self.number = 0
-        self.deaths: tuple[dict[str, Any], ...] = ()
 
 
 def read_all(deliveries: Iterable[Delivery], most_bytes: int) -> list[tuple[bytes, Answer | str]]:
@@ -130,30 +95,26 @@ def start(future: TaskFuture) -> None:
             future.set_running_or_notify_cancel()
 
 
-def finish(task: PendingTask, answer: Answer) -> None:
+def finish(task: TaskFuture, answer: Answer) -> None:
     kind, head, payload, output = answer
     if kind == _RESULT and len(payload) <= _SHORT and not output:
         result = _CONSTANTS.get(bytes(payload), _UNKNOWN)
         if result is not _UNKNOWN:
             # As `resolve`, with fewer calls.
-            future = task.future
-            future._withdrawer = None
-            future._head = head
-            settle(future, result, None)
+            task._head = head
+            settle(task, result, None)
             return
     resolve(task, answer, *outcome(task, answer))
 
 
-def resolve(task: PendingTask, answer: Answer, result: Any, error: BaseException | None) -> None:
-    future = task.future
-    future._withdrawer = None
-    future._head = answer.head
+def resolve(task: TaskFuture, answer: Answer, result: Any, error: BaseException | None) -> None:
+    task._head = answer.head
     if answer.output:
-        future._output = answer.output
-    settle(future, result, error)
+        task._output = answer.output
+    settle(task, result, error)
 
 
-def outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | None]:
+def outcome(task: TaskFuture, answer: Answer) -> tuple[Any, BaseException | None]:
     """The result, or the error, that an answer stands for."""
     try:
         return _outcome(task, answer)
@@ -162,7 +123,7 @@ def outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | Non
         if isinstance(exc, ImportError | AttributeError):
             advice = "; what a task returns or raises has to be there on this side, too"
         error = ResultPayloadError(
-            f"the result of task {task.future.task_id}, from worker {_worker(answer)}, cannot be "
+            f"the result of task {task.task_id}, from worker {_worker(answer)}, cannot be "
             f"unpickled here ({type(exc).__name__}: {exc}){advice}"
         )
         error.__cause__ = exc if isinstance(exc, Exception) else None
@@ -170,6 +131,7 @@ def outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | Non
 
 
 def settle(future: TaskFuture, result: Any, error: BaseException | None) -> None:
+    future._over()
     try:
         if error is not None:
             future.set_exception(error)
@@ -192,7 +154,7 @@ def fresh(exc: BaseException) -> BaseException:
     return twin
 
 
-def _outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | None]:
+def _outcome(task: TaskFuture, answer: Answer) -> tuple[Any, BaseException | None]:
     if answer.kind == Kind.RESULT:
         return pickling.loads(answer.payload), None
     if answer.kind == Kind.ERROR:
@@ -203,16 +165,14 @@ def _outcome(task: PendingTask, answer: Answer) -> tuple[Any, BaseException | No
     if answer.kind == Kind.UNREADABLE:
         why = bytes(answer.payload).decode(errors="replace")
         return None, TaskPayloadError(
-            f"task {task.future.task_id} could not be read by worker {_worker(answer)}: {why}"
+            f"task {task.task_id} could not be read by worker {_worker(answer)}: {why}"
         )
     if answer.kind == Kind.LOST:
         return None, _worker_lost(task, answer)
     said = answer.json()
     if answer.kind == Kind.ENDED:
         return None, _ended(task, said)
-    broken = ResultPayloadError(
-        f"task {task.future.task_id} on worker {_worker(answer)}: {said['error']}"
-    )
+    broken = ResultPayloadError(f"task {task.task_id} on worker {_worker(answer)}: {said['error']}")
     if said["traceback"]:
         broken.__cause__ = RemoteTraceback(f'\n"""\n{said["traceback"]}"""')
     return None, broken
@@ -222,28 +182,28 @@ def _worker(answer: Answer) -> str:
     return answer.worker.decode(errors="replace")
 
 
-def _ended(task: PendingTask, said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
+def _ended(task: TaskFuture, said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
     where = f"its worker process {said['pid']} on {said['host']} was killed"
     if said["why"] == "timeout":
         return TaskTimeoutError(
-            f"task {task.future.task_id} did not end within its timeout of "
-            f"{task.options.timeout} s and {task.options.grace:g} s more, so {where}"
+            f"task {task.task_id} did not end within its timeout of "
+            f"{task._options.timeout} s and {task._options.grace:g} s more, so {where}"
         )
     return TaskTerminatedError(
-        f"task {task.future.task_id} did not end when it was terminated, so {where}"
+        f"task {task.task_id} did not end when it was terminated, so {where}"
     )
 
 
-def _worker_lost(task: PendingTask, answer: Answer) -> WorkerLostError:
+def _worker_lost(task: TaskFuture, answer: Answer) -> WorkerLostError:
     deliveries = read_head(answer.head).deliveries
     lines = [
-        f"task {task.future.task_id}: its worker died, {deliveries} time(s); "
+        f"task {task.task_id}: its worker died, {deliveries} time(s); "
         "the task is in the dead letters"
     ]
-    for death in task.deaths:
+    for death in task._deaths:
         how = death.get("signal") or f"exit code {death.get('exit_code')}"
         if death.get("why"):
             how += f" ({death['why']})"
         lines.append(f"  {death.get('host')}, pid {death.get('pid')}: {how}")
         lines += [f"    stderr: {line}" for line in death.get("stderr") or ()]
-    return WorkerLostError("\n".join(lines), task.deaths, deliveries)
+    return WorkerLostError("\n".join(lines), task._deaths, deliveries)

@@ -17,7 +17,7 @@ from pressure.executor.base import TaskExecutor
 from pressure.executor.engine import Engine, exiting
 from pressure.executor.errors import WorkerLostError
 from pressure.executor.futures import TaskFuture
-from pressure.executor.options import Options
+from pressure.executor.options import USUAL, Options
 from pressure.executor.sharing import Shared
 from pressure.executor.statistics import ExecutorStats
 from pressure.keys import resolve_prefix
@@ -90,7 +90,7 @@ class RedisExecutor(TaskExecutor):
             queue = f"local-{os.getpid()}-{os.urandom(6).hex()}"
             max_workers = max_workers or os.cpu_count() or 1
         self._max_workers = max_workers
-        self._options = options or Options()
+        self._options = options or USUAL
         self._shutdown = False
         address = Address.of(url)
         settings = settings or Settings(reconnect_timeout=RECONNECT_TIMEOUT)

@@ -25,7 +25,7 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerUnavailableError,
 )
-from pressure.executor.answers import PendingTask, finish, fresh, read_all, settle, start
+from pressure.executor.answers import finish, fresh, read_all, settle, start
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
@@ -144,25 +144,24 @@ class Dispatcher:
     ) -> TaskFuture:
         """Pickle a task now and send it soon. What can't be pickled is the future's exception."""
         task_id = self._prefix + next(self._numbers).to_bytes(8, "big")
-        future = self._future_type(task_id, self)
+        future = self._future_type(task_id, self, options)
         try:
-            body, needs = self._packer.pack(function, args, kwargs, options)
-            self._channel.core.check_size(body)
+            future._record, future._needs = self._packer.pack(function, args, kwargs, options)
+            self._channel.core.check_size(future._record)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:
             self.ledger.refused += 1
             # Without this frame, which refers to the future.
             traceback = exc.__traceback__
-            future.set_exception(exc.with_traceback(traceback and traceback.tb_next))
+            settle(future, None, exc.with_traceback(traceback and traceback.tb_next))
             return future
-        task = PendingTask(future, body, options, needs)
         ledger = self.ledger
-        if ledger.idle and self._sender.submit(task_id, task):
+        if ledger.idle and self._sender.submit(task_id, future):
             return future
         # A callback of a future must not wait for what only its own thread can bring about.
         may_wait = threading.get_ident() not in self.idents
-        if not ledger.add(task_id, task, may_wait=may_wait):
+        if not ledger.add(task_id, future, may_wait=may_wait):
             if ledger.failure is not None:
                 raise fresh(ledger.failure)
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -250,7 +249,7 @@ class Dispatcher:
         self._heavy = self._heavy or any([len(delivery[2]) > HEAVY for delivery in deliveries])
         acks = [delivery[0] for delivery in deliveries]
         begun: list[TaskFuture] = []
-        finished: list[tuple[PendingTask, Answer | str]] = []
+        finished: list[tuple[TaskFuture, Answer | str]] = []
         ledger, ending = self.ledger, self._ending
         tasks, sent = ledger.tasks, ledger.sent
         with ledger.lock:
@@ -262,15 +261,15 @@ class Dispatcher:
                     if ending.heeds:
                         ending.over(task_id)
                     sent.discard(task_id)
-                    if not task.options.retries:
+                    if not task._options.retries:
                         del tasks[task_id]
                     finished.append((task, answer))
                 elif answer.kind == _STARTED:
-                    begun.append(task.future)
+                    begun.append(task)
                     self._ending.started(task_id, bytes(answer.payload))
                 elif answer.kind == Kind.DEATH:
                     with contextlib.suppress(ValueError):
-                        task.deaths += (answer.json(),)
+                        task._deaths += (answer.json(),)
             ledger.settled()
         # Not under the ledger's lock: the garbage collector may want that in a thread that holds a
         # future's.
@@ -290,27 +289,27 @@ class Dispatcher:
             time.sleep(GIVE_WAY)
         return acks
 
-    def _resolve_one(self, task: PendingTask, answer: Answer | str) -> None:
+    def _resolve_one(self, task: TaskFuture, answer: Answer | str) -> None:
         try:
             if isinstance(answer, str):
-                raise ResultPayloadError(f"the answer to task {task.future.task_id}: {answer}")
-            if task.options.retries:
+                raise ResultPayloadError(f"the answer to task {task.task_id}: {answer}")
+            if task._options.retries:
                 self._retries.finish(task, answer)
             else:
                 finish(task, answer)
                 self.tally.answered(answer)
         except Exception as exc:
-            log.error("task %s: %s", task.future.task_id, exc)
-            settle(task.future, None, exc)
+            log.error("task %s: %s", task.task_id, exc)
+            settle(task, None, exc)
             self._over(task)
 
-    def _again(self, task: PendingTask) -> None:
-        self.ledger.again(task.future._task_id)
+    def _again(self, task: TaskFuture) -> None:
+        self.ledger.again(task._task_id)
 
-    def _over(self, task: PendingTask) -> None:
-        if task.future.done():
-            self.tally.ended(task.future)
-        self.ledger.forget([task.future._task_id])
+    def _over(self, task: TaskFuture) -> None:
+        if task.done():
+            self.tally.ended(task)
+        self.ledger.forget([task._task_id])
         self._nudge()
 
     def _sign_off(self, consumer: Consumer, acks: list[bytes]) -> None:
@@ -346,7 +345,7 @@ class Dispatcher:
     def fail(self, exc: BaseException) -> None:
         """Nothing more can be done: every future gets the error."""
         for task in self.ledger.fail(exc):
-            settle(task.future, None, fresh(exc))
+            settle(task, None, fresh(exc))
             self.tally.failed += 1
         self.on_idle()
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from pressure.executor.answers import PendingTask
+from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.producing import Producer
 
@@ -40,7 +40,7 @@ class EarlySender:
     def begin(self, producer: Producer) -> None:
         self._producer = producer
 
-    def submit(self, task_id: bytes, task: PendingTask) -> bool:
+    def submit(self, task_id: bytes, task: TaskFuture) -> bool:
         """Send a task, if that needs no wait; False: it is left to the sender."""
         producer = self._producer
         if producer is None or self._insists:

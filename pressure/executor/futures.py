@@ -17,9 +17,11 @@ from concurrent.futures._base import (
 from typing import Any, Protocol
 
 from pressure.condition import Condition
+from pressure.content import Content
+from pressure.executor.options import USUAL, Options
 from pressure.executor.records import read_head
 
-__all__ = ["TaskFuture", "Withdrawer", "cancel_many"]
+__all__ = ["Needed", "TaskFuture", "Withdrawer", "cancel_many"]
 
 
 class Withdrawer(Protocol):
@@ -32,6 +34,16 @@ class Withdrawer(Protocol):
         """Take tasks back. Returns the futures of those that nobody had begun, which the caller
         cancels. Takes a moment if workers hold some that they have not begun. In a thread in which
         the garbage collector is at work it does nothing yet, and the tasks are cancelled soon."""
+
+
+class Needed(Protocol):
+    """What a task needs at the server: `data`, under its digest."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def data(self) -> bytes | Content: ...
 
 
 # Held for moments only. Reentrant: a signal handler or a finalizer may look at a future while its
@@ -76,6 +88,9 @@ class TaskFuture(Future[Any]):
     only what follows, under one lock for all futures. Callbacks that are added early stand in a
     list which is the base class's, too, once there is one.
 
+    What is needed to send the task again stands here as well until it is done: with an object of
+    its own for that, the garbage collector would go through twice as many.
+
     Attributes:
         task_id: names the task in logs and dead letters (hex).
     """
@@ -84,14 +99,24 @@ class TaskFuture(Future[Any]):
     _result: Any = None
     _exception: BaseException | None = None
     _others: Future[Any] | None = None
+    _withdrawer: Withdrawer | None = None
+    _options = USUAL
     _early: list[Callable[[Future[Any]], object]] | None = None
     _head = b""
     _attempts = 1
     _output = b""
+    _record: bytes | Content = b""
+    # What must be stored beside the reply queue before the task is sent.
+    _needs: tuple[Needed, ...] = ()
+    # Of the put that sent it.
+    _number = 0
+    _deaths: tuple[dict[str, Any], ...] = ()
 
-    def __init__(self, task_id: bytes, withdrawer: Withdrawer) -> None:
+    def __init__(self, task_id: bytes, withdrawer: Withdrawer, options: Options) -> None:
         self._task_id = task_id
-        self._withdrawer: Withdrawer | None = withdrawer
+        self._withdrawer = withdrawer
+        if options is not USUAL:
+            self._options = options
 
     def _rest(self) -> Future[Any]:
         """What has all that is not in this future itself."""
@@ -180,7 +205,8 @@ class TaskFuture(Future[Any]):
             if self._others is not None or self._state not in (PENDING, RUNNING):
                 return False
             if exception is None:
-                self._result = result
+                if result is not None:
+                    self._result = result
             else:
                 self._exception = exception
             # At last: who sees this looks at nothing else.
@@ -203,6 +229,15 @@ class TaskFuture(Future[Any]):
             return False
         return self._withdrawn()
 
+    def _over(self) -> None:
+        """It is not sent any more."""
+        try:
+            # What is there no more is nothing to look at for the garbage collector.
+            del self._withdrawer, self._record, self._needs, self._number
+        except AttributeError:
+            # It was over before, or its put was not heard of. (`suppress` would take longer.)
+            return
+
     def _retried(self) -> bool:
         """The task waits for another try. False if it is not wanted any more."""
         with self._condition:
@@ -214,7 +249,7 @@ class TaskFuture(Future[Any]):
 
     def _withdrawn(self) -> bool:
         """The task will never run: wake whoever waits."""
-        self._withdrawer = None
+        self._over()
         with self._condition:
             if self._state == RUNNING:
                 # It did run, but its worker died, and it was taken back from the queue.
@@ -252,3 +287,19 @@ def cancel_many(futures: Iterable[TaskFuture]) -> None:
 for _name in vars(Future()):
     if _name not in ("_state", "_result", "_exception"):
         setattr(TaskFuture, _name, _Lazy(_name))
+
+# Python keeps attributes without a dictionary for each future, which its garbage collector would
+# have to look at as well, if the class's first one had them all.
+_first: Any = object.__new__(TaskFuture)
+for _name in (
+    "_task_id",
+    "_withdrawer",
+    "_options",
+    "_record",
+    "_needs",
+    "_number",
+    "_head",
+    "_result",
+):
+    setattr(_first, _name, None)
+_first._state = PENDING

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pressure.channel import Record
-from pressure.executor.answers import Needed, PendingTask
+from pressure.executor.futures import Needed, TaskFuture
 
 __all__ = ["Batch", "Ledger"]
 
@@ -58,7 +58,7 @@ class Ledger:
         # How many tasks were added since somebody gave way, and whether others did anything since.
         self._in_a_row = 0
         self._progress = False
-        self.tasks: dict[bytes, PendingTask] = {}
+        self.tasks: dict[bytes, TaskFuture] = {}
         self.sent: set[bytes] = set()
         self.sending: set[bytes] = set()
         self.losses = 0
@@ -77,7 +77,7 @@ class Ledger:
 
     # Tasks out
 
-    def add(self, task_id: bytes, task: PendingTask, *, may_wait: bool) -> bool:
+    def add(self, task_id: bytes, task: TaskFuture, *, may_wait: bool) -> bool:
         """Have a task sent soon; waits while there are too many if it `may_wait`. False if no more
         can be taken: there is a `failure`, or the end was announced."""
         with self.lock:
@@ -99,7 +99,7 @@ class Ledger:
                 self._way.wait(GIVE_WAY_FOR)
             return True
 
-    def add_early(self, task_id: bytes, task: PendingTask, few: int) -> Batch | None:
+    def add_early(self, task_id: bytes, task: TaskFuture, few: int) -> Batch | None:
         """Have a task sent by the caller, who says `delivered`; until then it is `early`. None if
         the sender is busy, or if `few` or more are outstanding: then nothing was added."""
         if not self.idle:
@@ -107,11 +107,11 @@ class Ledger:
         with self.lock:
             if not self.idle or self._unsent or self._recalls or len(self.sent) >= few:
                 return None
-            if self._is_over() or task.needs or len(self.sent) >= self._window:
+            if self._is_over() or task._needs or len(self.sent) >= self._window:
                 return None
             if self._max_pending is not None and len(self.tasks) >= self._max_pending:
                 return None
-            record = _record((task_id, task.record, task.options.max_deliveries))
+            record = _record((task_id, task._record, task._options.max_deliveries))
             # In this order: wherever Ctrl-C comes, somebody can tell what has become of the task.
             batch = self.early = Batch([record], [], self.losses)
             self.sending.add(task_id)
@@ -148,16 +148,16 @@ class Ledger:
             task_id = self._unsent.popleft()
             task = self.tasks.get(task_id)
             if task is not None:
-                size += len(task.record)
-                records.append(_record((task_id, task.record, task.options.max_deliveries)))
-                if task.needs:
-                    needs += task.needs
+                size += len(task._record)
+                records.append(_record((task_id, task._record, task._options.max_deliveries)))
+                if task._needs:
+                    needs += task._needs
                 self.sent.add(task_id)
                 self.sending.add(task_id)
         self._progressed()
         return Batch(records, needs, self.losses)
 
-    def delivered(self, batch: Batch, accepted: int, number: int) -> list[PendingTask]:
+    def delivered(self, batch: Batch, accepted: int, number: int) -> list[TaskFuture]:
         """The first `accepted` of a batch are in the queue, by put `number`; the rest is to be sent
         again. Returns those that were lost meanwhile and must not be sent twice."""
         with self.lock:
@@ -168,14 +168,14 @@ class Ledger:
                 return []
             self.sending.difference_update(ids)
             there: Iterable[bytes] = ids[:accepted]
-            lost: list[PendingTask] = []
+            lost: list[TaskFuture] = []
             if self.losses != batch.losses:
                 lost = self._lose(there)
                 there = ()
             for task_id in there:
                 task = self.tasks.get(task_id)
                 if task is not None:
-                    task.number = number
+                    task._number = number
             for task_id in reversed(ids[accepted:]):
                 self._unsend(task_id)
             if self._unsent or self._recalls or self.is_done():
@@ -213,7 +213,7 @@ class Ledger:
         """Those of the tasks that are neither over nor known to run."""
         with self.lock:
             found = [(id, self.tasks.get(id)) for id in task_ids]
-            return [id for id, task in found if task is not None and not task.future.running()]
+            return [id for id, task in found if task is not None and not task.running()]
 
     # Losses
 
@@ -222,10 +222,10 @@ class Ledger:
         with self.lock:
             there = self.sent - self.sending
             return self.losses, {
-                task_id: self.tasks[task_id].number for task_id in there if task_id in self.tasks
+                task_id: self.tasks[task_id]._number for task_id in there if task_id in self.tasks
             }
 
-    def lose_all(self, losses: int) -> list[PendingTask] | None:
+    def lose_all(self, losses: int) -> list[TaskFuture] | None:
         """The server has lost all that was sent: it is sent again. Returns what must not
         be, or None if that was known: `losses` is how many there were when the caller noticed."""
         with self.lock:
@@ -236,7 +236,7 @@ class Ledger:
             self.condition.notify_all()
             return lost
 
-    def lose(self, task_ids: Collection[bytes], losses: int) -> list[PendingTask]:
+    def lose(self, task_ids: Collection[bytes], losses: int) -> list[TaskFuture]:
         """The server has lost these."""
         with self.lock:
             if self.losses != losses:
@@ -245,7 +245,7 @@ class Ledger:
             self.condition.notify_all()
             return lost
 
-    def _lose(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+    def _lose(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         lost = []
         again = []
         for task_id in task_ids:
@@ -253,7 +253,7 @@ class Ledger:
             task = self.tasks.get(task_id)
             if task is None:
                 continue
-            if task.options.max_deliveries == 1:
+            if task._options.max_deliveries == 1:
                 lost.append(self.tasks.pop(task_id))
             else:
                 again.append(task_id)
@@ -270,7 +270,7 @@ class Ledger:
                 self.idle = False
                 self.condition.notify_all()
 
-    def take(self, task_id: bytes) -> PendingTask | None:
+    def take(self, task_id: bytes) -> TaskFuture | None:
         """A task is over. Call with the condition held, and `settled` after a number of these."""
         self.sent.discard(task_id)
         return self.tasks.pop(task_id, None)
@@ -291,7 +291,7 @@ class Ledger:
 
     def recall(
         self, task_ids: Iterable[bytes], unblock: Callable[[], None], patience: float
-    ) -> tuple[list[PendingTask], list[bytes]]:
+    ) -> tuple[list[TaskFuture], list[bytes]]:
         """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
         ends a send that waits for room."""
         with self.lock:
@@ -320,7 +320,7 @@ class Ledger:
                 self._room.notify_all()
             return taken, sent
 
-    def forget(self, task_ids: Iterable[bytes]) -> list[PendingTask]:
+    def forget(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
         """These are over."""
         with self.lock:
             taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
@@ -337,7 +337,7 @@ class Ledger:
             self.condition.notify_all()
             self._room.notify_all()
 
-    def fail(self, exc: BaseException) -> list[PendingTask]:
+    def fail(self, exc: BaseException) -> list[TaskFuture]:
         """Nothing more can be done. Returns all tasks."""
         with self.lock:
             self.failure = self.failure or exc

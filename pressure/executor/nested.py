@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 from pressure.channel import Delivery
 from pressure.content import Content
 from pressure.executor import context
-from pressure.executor.answers import PendingTask, settle, start
+from pressure.executor.answers import settle, start
 from pressure.executor.base import TaskExecutor
 from pressure.executor.dispatcher import Dispatcher
 from pressure.executor.errors import NestingError
 from pressure.executor.futures import TaskFuture
-from pressure.executor.options import Options
+from pressure.executor.options import USUAL, Options
 from pressure.executor.post import DEFAULT_BOUND
 from pressure.executor.records import unpack_answer
 from pressure.executor.sharing import Shared
@@ -84,7 +84,7 @@ class NestedExecutor(TaskExecutor):
 
     def __init__(self, here: context.Here, queue: str) -> None:
         self.here = here
-        self._options = Options()
+        self._options = USUAL
         self._dispatcher = _NestedDispatcher(here, queue)
         self._dispatcher.start()
         here.outstanding.append(self._dispatcher.outstanding)
@@ -153,7 +153,7 @@ class _NestedDispatcher(Dispatcher):
 
     def outstanding(self) -> list[TaskFuture]:
         with self.ledger.lock:
-            return [task.future for task in self.ledger.tasks.values()]
+            return [task for task in self.ledger.tasks.values()]
 
     def help(self, future: ChildFuture) -> bool:
         """Run a child here if nobody has begun it (`waiting.Helper`)."""
@@ -163,35 +163,35 @@ class _NestedDispatcher(Dispatcher):
             self._run_here(task)
         return bool(taken)
 
-    def _run_here(self, task: PendingTask) -> None:
+    def _run_here(self, task: TaskFuture) -> None:
         if _nested.depth >= DEPTH:
             settle(
-                task.future,
+                task,
                 None,
                 NestingError(f"{DEPTH} tasks wait for each other in this process"),
             )
             return
         delivery = Delivery(
-            task.future._task_id,
+            task._task_id,
             self._client_id,
-            bytes(task.record),
+            bytes(task._record),
             0,
-            task.options.max_deliveries,
+            task._options.max_deliveries,
             int(time.time() * 1000),
         )
         try:
             with _one_deeper():
-                self._sender.provide(task.needs)
-                start(task.future)
+                self._sender.provide(task._needs)
+                start(task)
                 answer = self._here.run(delivery).answer
                 assert isinstance(answer, bytes | Content)
-                if task.options.retries:
+                if task._options.retries:
                     with self.ledger.lock:
                         self.ledger.tasks[delivery.id] = task
                 self._resolve_one(task, unpack_answer(bytes(answer)))
         except BaseException as exc:
             # It was this thread's own task that was interrupted.
-            settle(task.future, None, exc)
+            settle(task, None, exc)
             raise
         if _in_main_thread():
             self._here.guard.pay()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-__all__ = ["Options"]
+__all__ = ["USUAL", "Options"]
 
 MOST_DELIVERIES = 65_535
 LONGEST_BACKOFF = 60.0
@@ -93,3 +93,6 @@ def _seconds(name: str, value: Any, *, zero: bool) -> None:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name} must be {'0 or more' if zero else 'more than 0'}, not {value!r}")
+
+
+USUAL = Options()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pressure.content import Content
-from pressure.executor.answers import Needed
 from pressure.executor.descriptors import only_once
+from pressure.executor.futures import Needed
 from pressure.executor.mapping import run_call
 from pressure.executor.options import Options
 from pressure.executor.payloads import Packed

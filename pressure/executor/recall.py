@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from pressure.channel import Channel
 from pressure.collecting import collecting
 from pressure.errors import PressureError
-from pressure.executor.answers import PendingTask
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.statistics import Tally
@@ -83,7 +82,7 @@ class Recall:
                 ready = (
                     id
                     for id, task in ledger.tasks.items()
-                    if id in ledger.sent or task.future._attempts == 1
+                    if id in ledger.sent or task._attempts == 1
                 )
                 spared = set(itertools.islice(ready, spare))
                 task_ids = [id for id in ledger.tasks if id not in spared]
@@ -108,9 +107,9 @@ class Recall:
         withdrawn = self.take_back(task_ids, patience)
         self._tally.cancelled += len(withdrawn)
         self._done()
-        return [task.future for task in withdrawn]
+        return [task for task in withdrawn]
 
-    def take_back(self, task_ids: Iterable[bytes], patience: float = 0.0) -> list[PendingTask]:
+    def take_back(self, task_ids: Iterable[bytes], patience: float = 0.0) -> list[TaskFuture]:
         """Those of the tasks that nobody had begun; they will never run. What workers have claimed
         and don't begin soon comes back to the queue: with `patience` (seconds) that is waited for,
         and the queue is looked through once more."""
@@ -142,7 +141,7 @@ class Recall:
         if self._withdrawer is not None:
             found = self._withdrawer.settle(time.monotonic() + SETTLE_PATIENCE)
             for task in self._ledger.forget(found):
-                task.future._withdrawn()
+                task._withdrawn()
 
     def _unblock_sender(self) -> None:
         try:

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
-from pressure.executor.answers import PendingTask, fresh, settle
+from pressure.executor.answers import fresh, settle
 from pressure.executor.errors import NoWorkersError, TaskLostError
+from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.recall import Recall
 from pressure.executor.statistics import Tally
@@ -95,14 +96,14 @@ class Recovery:
         log.warning("the server lost what was outstanding, which is sent again (%s)", why)
         self.fail_lost(lost)
 
-    def fail_lost(self, tasks: Iterable[PendingTask]) -> None:
+    def fail_lost(self, tasks: Iterable[TaskFuture]) -> None:
         """These may run at most once, and it is unknown whether they did."""
         for task in tasks:
             error = TaskLostError(
-                f"task {task.future.task_id} was lost with the server's data; it may run at most "
+                f"task {task.task_id} was lost with the server's data; it may run at most "
                 "once, so it was not sent again"
             )
-            settle(task.future, None, error)
+            settle(task, None, error)
             self._tally.failed += 1
 
     def check(self) -> None:
@@ -169,5 +170,5 @@ class Recovery:
         tasks = self._recall.take_back(everything)
         tasks += self._ledger.forget(everything)
         for task in tasks:
-            settle(task.future, None, fresh(NoWorkersError(why)))
+            settle(task, None, fresh(NoWorkersError(why)))
             self._tally.failed += 1

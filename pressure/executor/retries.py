@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from pressure.executor.answers import PendingTask, outcome, resolve
+from pressure.executor.answers import outcome, resolve
 from pressure.executor.errors import (
     NestingError,
     ResultPayloadError,
     TaskPayloadError,
     TaskTerminatedError,
 )
+from pressure.executor.futures import TaskFuture
 from pressure.executor.records import Answer
 
 __all__ = ["Retries"]
@@ -35,16 +36,16 @@ class Retries:
     """`again` sends a task once more if it is still wanted; `over` forgets one that is done."""
 
     def __init__(
-        self, again: Callable[[PendingTask], None], over: Callable[[PendingTask], None]
+        self, again: Callable[[TaskFuture], None], over: Callable[[TaskFuture], None]
     ) -> None:
         self._again = again
         self._over = over
         self._condition = threading.Condition(threading.Lock())
-        self._waiting: list[tuple[float, int, PendingTask]] = []
+        self._waiting: list[tuple[float, int, TaskFuture]] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
 
-    def finish(self, task: PendingTask, answer: Answer) -> None:
+    def finish(self, task: TaskFuture, answer: Answer) -> None:
         """Resolve the future of a task that may be retried, or try it again."""
         result, error = outcome(task, answer)
         if error is not None and self._retry(task, error):
@@ -52,21 +53,21 @@ class Retries:
         resolve(task, answer, result, error)
         self._over(task)
 
-    def _retry(self, task: PendingTask, error: BaseException) -> bool:
-        future, options = task.future, task.options
+    def _retry(self, task: TaskFuture, error: BaseException) -> bool:
+        options = task._options
         if isinstance(error, FINAL) or not isinstance(error, options.retry_for):
             return False
-        if future._attempts > options.retries:
+        if task._attempts > options.retries:
             return False
         try:
-            delay = options.delay(future._attempts)
+            delay = options.delay(task._attempts)
         except Exception as exc:
-            log.error("task %s is not retried: its backoff failed: %r", future.task_id, exc)
+            log.error("task %s is not retried: its backoff failed: %r", task.task_id, exc)
             return False
-        if not future._retried():
+        if not task._retried():
             return False
-        log.debug("task %s is retried in %.3g s after %r", future.task_id, delay, error)
-        task.deaths = ()
+        log.debug("task %s is retried in %.3g s after %r", task.task_id, delay, error)
+        task._deaths = ()
         with self._condition:
             due = time.monotonic() + delay
             heapq.heappush(self._waiting, (due, next(self._order), task))

@@ -12,8 +12,8 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerOutOfMemoryError,
 )
-from pressure.executor.answers import Needed, PendingTask
 from pressure.executor.early import EarlySender
+from pressure.executor.futures import Needed, TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.recovery import PRUNED, Recovery
 from pressure.producing import Forgotten, Producer, TailLost
@@ -50,7 +50,7 @@ class Sender:
         self.producer = producer
         self._early.begin(producer)
 
-    def submit(self, task_id: bytes, task: PendingTask) -> bool:
+    def submit(self, task_id: bytes, task: TaskFuture) -> bool:
         """Send a task from the caller's thread, if that needs no wait; False: it is left to the
         sender thread."""
         if self._may_be_pruned():

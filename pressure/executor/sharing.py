@@ -116,7 +116,7 @@ class Shelf:
     """What a client keeps beside its reply queue because it is shared.
 
     All of it is kept here, too: tasks that are sent again after the server lost its data bring it
-    along (see `PendingTask.needs`). `stored` has the digests of what is at the server.
+    along (see `Dispatcher.submit`). `stored` has the digests of what is at the server.
     """
 
     def __init__(

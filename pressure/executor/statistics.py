@@ -77,7 +77,7 @@ def gather(ledger: Ledger, tally: Tally, channel: Channel) -> ExecutorStats:
     with ledger.lock:
         tasks, sent = len(ledger.tasks), list(ledger.sent)
         tasks_sent = [ledger.tasks[task_id] for task_id in sent if task_id in ledger.tasks]
-        running = sum(task.future.running() for task in tasks_sent)
+        running = sum(task.running() for task in tasks_sent)
     try:
         depth = channel.size()
     except PressureError:

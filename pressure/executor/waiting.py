@@ -17,6 +17,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import Any, Protocol, cast
 
 from pressure.executor.futures import TaskFuture, Withdrawer
+from pressure.executor.options import Options
 
 __all__ = ["ChildFuture", "Helper"]
 
@@ -44,8 +45,8 @@ class Helper(Withdrawer, Protocol):
 class ChildFuture(TaskFuture):
     """The future of a task that a task has submitted."""
 
-    def __init__(self, task_id: bytes, withdrawer: Withdrawer) -> None:
-        super().__init__(task_id, withdrawer)
+    def __init__(self, task_id: bytes, withdrawer: Withdrawer, options: Options) -> None:
+        super().__init__(task_id, withdrawer, options)
         self._helper = cast(Helper, withdrawer)
         self._waiters: Any = _Waiters(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 import time
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from pressure.executor.answers import settle
 from pressure.executor.futures import TaskFuture
 from pressure.executor.mapping import results
+from pressure.executor.options import Options
 
 PATIENCE = 30.0
 ID = b"i" * 16
@@ -36,7 +39,7 @@ class Executor:
 
 
 def pending() -> TaskFuture:
-    return TaskFuture(ID, Executor())
+    return TaskFuture(ID, Executor(), Options())
 
 
 def at_once(*works: Any) -> None:
@@ -61,6 +64,19 @@ def test_nothing_is_made_for_a_future_that_nobody_waits_for() -> None:
     future.set_result(7)
     assert future.done() and future.result() == 7 and future.exception() is None
     assert future._others is None
+
+
+def test_the_garbage_collector_finds_no_dictionary_and_at_last_no_task() -> None:
+    futures = [pending() for _ in range(100)]
+    for number, future in enumerate(futures):
+        future._record, future._needs, future._number = bytes(100), (), number
+    for future in futures:
+        assert not [one for one in gc.get_referents(future) if isinstance(one, dict)]
+        future._head = b"head"
+        settle(future, None, None)
+        assert not [one for one in gc.get_referents(future) if isinstance(one, dict)]
+        assert future._record == b"" and future._withdrawer is None
+        assert future.result() is None
 
 
 def test_a_callback_needs_nothing_else() -> None:
@@ -198,7 +214,7 @@ def test_what_a_map_leaves_is_cancelled_at_once() -> None:
     executor = Executor()
     for number in range(100):
         task_id = number.to_bytes(16, "big")
-        executor.futures[task_id] = TaskFuture(task_id, executor)
+        executor.futures[task_id] = TaskFuture(task_id, executor, Options())
     futures = list(executor.futures.values())
     futures[0].set_running_or_notify_cancel()
     iterator = results(deque(futures), iter(()), time.monotonic() - 1.0)

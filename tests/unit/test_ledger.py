@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pressure.executor.answers import PendingTask
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.options import Options
@@ -24,9 +23,10 @@ class NoWithdrawer:
         return []
 
 
-def task(name: str, max_deliveries: int = 3) -> PendingTask:
-    future = TaskFuture(key(name), NoWithdrawer())
-    return PendingTask(future, name.encode(), Options(max_deliveries=max_deliveries), ())
+def task(name: str, max_deliveries: int = 3) -> TaskFuture:
+    future = TaskFuture(key(name), NoWithdrawer(), Options(max_deliveries=max_deliveries))
+    future._record = name.encode()
+    return future
 
 
 def key(name: str) -> bytes:
@@ -77,7 +77,7 @@ def test_a_loss_sends_all_again_but_what_may_run_once(ledger: Ledger) -> None:
     ledger.delivered(batch, 3, 1)
     add(ledger, "d")
     lost = ledger.lose_all(ledger.losses)
-    assert lost is not None and [one.record for one in lost] == [b"b"]
+    assert lost is not None and [one._record for one in lost] == [b"b"]
     # The same loss is not noticed twice.
     assert ledger.lose_all(0) is None
     assert next_batch(ledger)[1] == "acd"
@@ -89,7 +89,7 @@ def test_what_was_on_its_way_when_all_was_lost(ledger: Ledger) -> None:
     batch, _ = next_batch(ledger)
     ledger.lose_all(ledger.losses)
     # The put succeeded, before the loss or after: that is unknown.
-    assert [one.record for one in ledger.delivered(batch, 2, 1)] == [b"b"]
+    assert [one._record for one in ledger.delivered(batch, 2, 1)] == [b"b"]
     assert next_batch(ledger)[1] == "a"
 
 
@@ -115,7 +115,7 @@ def test_what_waits_here_is_taken_back_and_the_rest_is_named(ledger: Ledger) -> 
     batch, _ = next_batch(ledger)
     ledger.delivered(batch, 3, 1)
     taken, sent = ledger.recall([key("a"), key("d"), key("x")], lambda: None, 0.0)
-    assert [one.record for one in taken] == [b"d"]
+    assert [one._record for one in taken] == [b"d"]
     assert sent == [key("a")]
     assert key("d") not in ledger.tasks
 
@@ -133,7 +133,7 @@ def test_a_send_that_waits_for_room_is_called_back(ledger: Ledger) -> None:
     sender.start()
     taken, sent = ledger.recall([key("a"), key("b")], called.set, WAIT)
     sender.join(WAIT)
-    assert [one.record for one in taken] == [b"b"]
+    assert [one._record for one in taken] == [b"b"]
     assert sent == [key("a")]
 
 
