@@ -16,7 +16,41 @@ local BEFORE = 11
 local FEW = 16
 local SEVERAL = 6  -- how a body begins that carries several answers; their number follows
 
-local current, pausing = unpack(call('MGET', generation, paused))
+local current, pausing, limit, holder = unpack(call('MGET', generation, paused, bound, consumer))
+if outcomes == -1 and replies == '\0\1' and moved > 0 and count > 0 and current == expected and limit
+  and not pausing and string.byte(ARGV[BEFORE + 3], FLAGS) < BLOB_FLAG
+  and call('EXISTS', base, closed, joiners) == 0
+  and (limit == '0' or call('EXISTS', not_full, room) == 2) then
+  -- A lone task, which BLMOVE brought, and nothing to take: its client waits. Needs no functions.
+  local lives = call('PTTL', KEYS[REPLIES + 2])
+  local held = lives ~= -2 and call('RPOP', taken, 2)
+  if held and #held == 1 and string.sub(held[1], ID, ID + 15) == ARGV[BEFORE + 1]
+    and string.byte(held[1], FLAGS) % (2 * BLOB_FLAG) < BLOB_FLAG then
+    call('LPUSH', KEYS[REPLIES + 1], ARGV[BEFORE + 3])
+    if lives > 0 then call('PEXPIRE', KEYS[REPLIES + 1], lives) end
+    if ttl_ms > 0 then
+      call('SET', consumer, client, 'PX', ttl_ms)
+    elseif holder ~= client then
+      call('SET', consumer, client, 'KEEPTTL')
+    end
+    local consumed = call('INCRBY', consumed_messages, 1)
+    call('INCRBY', consumed_bytes, moved)
+    if #waiter > 1 then call('HSET', waiters, id, waiter) end
+    if ttl_ms > 0 then
+      call('PEXPIRE', waiters, ttl_ms)
+      if consumed == 1 then
+        call('PEXPIRE', consumed_messages, ttl_ms)
+        call('PEXPIRE', consumed_bytes, ttl_ms)
+      end
+    end
+    return {EMPTY, 0, 0}
+  elseif held then
+    for i = #held, 1, -1 do call('RPUSH', taken, held[i]) end
+    if ttl_ms > 0 then call('PEXPIRE', taken, ttl_ms) end
+  end
+end
+
+-- prelude
 if current ~= expected then
   call('HDEL', waiters, id)
   if call('EXISTS', bound) == 0 then return {ABSENT} end
