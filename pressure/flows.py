@@ -256,7 +256,7 @@ def take(
             if isinstance(exc, Disconnected):
                 continue
             raise
-        status, session.acknowledging = reply[0], False
+        status, session.acknowledging = reply[0], None
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
             session.register(generation)
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])

@@ -208,7 +208,7 @@ class Prefetch:
 
     def _accept(self, asked: _Asked, reply: Any) -> bool:
         core, session = self._core, asked.session
-        session.acknowledging = False
+        session.acknowledging = None
         status = reply[0]
         late = time.monotonic() - asked.at > core.settings.lease / 2
         refused = status == Status.EMPTY and len(reply) == 1

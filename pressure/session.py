@@ -85,8 +85,8 @@ class Session(Generic[L]):
         # When a put was last told that the queue has just one consumer.
         self.alone_at = -math.inf
         self.pending: deque[tuple[str, bytes]] = deque()
-        # Whether a request is under way that acknowledges something.
-        self.acknowledging = False
+        # What a request acknowledges that is under way, or was when Ctrl-C came.
+        self.acknowledging: Acks | None = None
         self.leased: Counter[bytes] = Counter()
         # How those items begin that an exchange brought, by their tags: answers to one task, and
         # notices of it, share a tag.
@@ -134,7 +134,7 @@ class Session(Generic[L]):
         self.stale_ahead = False
         self.moved = 0
         self.unsure = 0, Acks()
-        self.acknowledging = False
+        self.acknowledging = None
         self.pending.clear()
         self.aside.clear()
         self.leased.clear()
@@ -157,16 +157,36 @@ class Session(Generic[L]):
         return self.sequence
 
     def collect(self) -> Acks:
-        """What is to be acknowledged with the next request. Set `acknowledging` to False when its
+        """What is to be acknowledged with the next request. Set `acknowledging` to None when its
         reply is there, or say `doubt`."""
+        if self.acknowledging is not None:
+            self._left_behind(self.acknowledging)
         pending = self.pending
-        self.acknowledging = bool(pending)
         self.collected = time.monotonic()
         if not pending:
             return Acks()
         # What another thread appends meanwhile stays.
-        kinds, tags = zip(*[pending.popleft() for _ in range(len(pending))], strict=True)
-        return Acks("".join(kinds), tags)
+        marks = pending.copy()
+        kinds, tags = zip(*marks, strict=True)
+        # Noted first: wherever Ctrl-C comes, they stand somewhere.
+        acks = self.acknowledging = Acks("".join(kinds), tags)
+        for _ in marks:
+            pending.popleft()
+        return acks
+
+    def _left_behind(self, acks: Acks) -> None:
+        """These were collected by a use that was cut short before it could say what became of them:
+        those that are held still are acknowledged again."""
+        if self.unsure[1].tags:
+            self._again([*zip(acks.kinds, acks.tags, strict=True)])
+            self.acknowledging = None
+        else:
+            self.doubt(0, acks)
+
+    def _again(self, marks: Sequence[tuple[str, bytes]]) -> None:
+        """These are to be acknowledged, unless they stand there yet."""
+        there = set(self.pending.copy())
+        self.pending.extendleft(reversed([mark for mark in marks if mark not in there]))
 
     def may_shorten(self, acks: Acks) -> bool:
         """Whether it may suffice to name the first and the last of these, which are in the order
@@ -182,16 +202,18 @@ class Session(Generic[L]):
     def doubt(self, number: int, acks: Acks) -> None:
         """The reply to these acknowledgements was lost; `resolve` says what became of them."""
         self.unsure = number, acks
-        self.acknowledging = False
+        self.acknowledging = None
         self.stale = True
 
     def resolve(self, last: int, held: Collection[bytes]) -> None:
         """`last` is the number of the last numbered acknowledgements that the server carried out,
         `held` are the tags of what this consumer holds: of those without a number, it tells."""
+        if self.acknowledging is not None:
+            self._left_behind(self.acknowledging)
         (number, acks), self.unsure = self.unsure, (0, Acks())
         undone = zip(acks.kinds, acks.tags, strict=True)
         if not number:
-            self.pending.extendleft(reversed([(kind, tag) for kind, tag in undone if tag in held]))
+            self._again([(kind, tag) for kind, tag in undone if tag in held])
         elif number > last:
             self.pending.extendleft(reversed(list(undone)))
 

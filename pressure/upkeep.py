@@ -42,7 +42,7 @@ def acknowledge(core: Core[Any], session: Session[Any]) -> Flow[None]:
     number = session.next_number()
     try:
         yield core.protocol.ack(session.consumer, acks, number)
-        session.acknowledging = False
+        session.acknowledging = None
     except BaseException:
         session.doubt(number, acks)
         raise

@@ -94,14 +94,14 @@ def wait_for_one(
         link.send_all(commands)
         if acks.tags and link.receive()[0] != Status.OK:
             raise _NotSmooth
-        session.acknowledging = False
+        session.acknowledging = None
         if gathering and not link.wait(_soonest(session.collected + GATHER_FOR, until)):
             # The connection is blocked.
             acks, number = session.collect(), session.next_number()
             reply: Any = handle.ask_aside(core.protocol.ack(session.consumer, acks, number))
             if reply[0] != Status.OK:
                 raise _NotSmooth
-            session.acknowledging = False
+            session.acknowledging = None
         item: bytes | None = _receive(handle, link, seconds, until)
         if expires is not None:
             link.receive()
