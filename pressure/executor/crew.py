@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
@@ -27,15 +26,15 @@ from pressure.channel import Channel
 from pressure.executor.by_value import restore_script, script
 from pressure.executor.clerk import Clerk, Dead
 from pressure.executor.errors import InitializerError, NoWorkersError
-from pressure.executor.heirs import HANDLED
 from pressure.executor.logs import Sink, to_stderr
 from pressure.executor.measures import Books
 from pressure.executor.member import SCARCE, Member, describe_exit, ended_well
 from pressure.executor.memory import Scales
-from pressure.executor.notes import Notes, Snapshot
+from pressure.executor.notes import Snapshot
 from pressure.executor.orders import Order
 from pressure.executor.post import BROKEN_EXIT, Post
 from pressure.executor.registrar import Registrar
+from pressure.executor.starting import start_worker
 from pressure.executor.warden import Warden
 from pressure.executor.worker import work
 
@@ -175,31 +174,21 @@ class Crew:
                 raise
 
     def _start_one(self) -> None:
-        path, notes = Notes.create()
-        notes.supervisor = self._warden.id
-        notes.measures.wanted = self._books is not None
-        read, write = os.pipe()
-        # In this form it can be given to a process in whichever way that is started.
-        writer = Connection(write, readable=False)
         restore_script(self._script)
-        # The child unblocks them when it has handlers of its own.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        try:
-            process = self._context.Process(target=work, args=(self._post(path, writer),))
-            process.start()
-        except BaseException:
-            os.close(read)
-            notes.close()
-            os.unlink(path)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            writer.close()
-        sink = self._daemon.sink if self._daemon is not None else to_stderr
-        member = Member(process, notes, path, time.monotonic(), read, sink)
+        start_worker(
+            self._context,
+            work,
+            self._post,
+            self._daemon.sink if self._daemon is not None else to_stderr,
+            self._add,
+            supervisor=self._warden.id,
+            measured=self._books is not None,
+        )
+
+    def _add(self, member: Member) -> None:
         with self._lock:
             self._members[member.pid] = member
-            self.processes[member.pid] = process
+            self.processes[member.pid] = member.process
         # So that it is shown at once.
         self._beat_at = 0.0
 

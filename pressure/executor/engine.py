@@ -32,6 +32,7 @@ log = logging.getLogger("pressure.executor")
 WINDOW = 2000
 GRACE = 5.0
 UNBLOCK = 0.02
+LINGER = 1.0
 ABANDON = 5.0
 """How long (seconds) the end of all work waits for a server that is away."""
 
@@ -82,6 +83,8 @@ class Engine:
         self._grace: float | None = None
         self._start_lock = threading.Lock()
         self._started = False
+        # Taken by whoever supervises: that is the thread, or who was cut short in starting it.
+        self._supervised = threading.Lock()
         # The garbage collector may ring it.
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._ended = threading.Event()
@@ -174,15 +177,34 @@ class Engine:
             target, name = (
                 (self._wait, "pressure engine") if crew is None else (self._watch, "pressure crew")
             )
-            self.thread = threading.Thread(target=target, name=name, daemon=True)
+            self.thread = threading.Thread(target=self._supervise, args=(target,), name=name)
+            self.thread.daemon = True
             self.thread.start()
         except BaseException as exc:
+            self._grace = 0.0
             self.dispatcher.fail(exc)
-            if crew is not None:
-                crew.stop(0.0)
+            self._end_start()
             _engines.discard(self)
             raise
         self._started = True
+
+    def _supervise(self, work: Callable[[], None]) -> None:
+        """What the thread does."""
+        if self._supervised.acquire(blocking=False):
+            work()
+
+    def _end_start(self) -> None:
+        """The start was cut short, and all has failed: leave nothing behind."""
+        if not self._supervised.acquire(blocking=False):
+            # Its thread runs, and does that.
+            self._wake()
+            self._ended.wait(GRACE)
+            return
+        if self._crew is not None:
+            self._crew.stop(0.0)
+        if self.dispatcher.idents:
+            self.dispatcher.unblock()
+            self._close()
 
     def _watch(self) -> None:
         """Supervise until the work is done, then stop the workers and clean up."""
@@ -191,7 +213,7 @@ class Engine:
         try:
             ending = _Ending(self.dispatcher)
             while not self.dispatcher.wait(0):
-                if ending.given_up():
+                if ending.given_up(hurry=self._grace == 0):
                     break
                 crew.step(UNBLOCK if self.dispatcher.is_done() else STEP)
             broken = self.dispatcher.failure is not None
@@ -206,7 +228,7 @@ class Engine:
 
     def _wait(self) -> None:
         ending = _Ending(self.dispatcher)
-        while not self.dispatcher.wait(0) and not ending.given_up():
+        while not self.dispatcher.wait(0) and not ending.given_up(hurry=self._grace == 0):
             with contextlib.suppress(Empty):
                 self._bell.get(timeout=UNBLOCK if self.dispatcher.is_done() else None)
         self._close()
@@ -282,11 +304,17 @@ class _Ending:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._away_since: float | None = None
+        self._done_since: float | None = None
 
-    def given_up(self) -> bool:
-        """Do it, if it is time. True if the server has been away for too long to wait for it."""
+    def given_up(self, *, hurry: bool) -> bool:
+        """Do it, if it is time. True if the server has been away for too long to wait for it. In a
+        hurry, the listener gets a moment: Ctrl-C in `wait` and `as_completed` leaves the locks of
+        futures taken, and it may wait for one."""
         if not self._dispatcher.is_done():
             return False
+        self._done_since = self._done_since or time.monotonic()
+        if hurry and time.monotonic() - self._done_since > LINGER:
+            return True
         if self._dispatcher.unblock():
             self._away_since = None
             return False
