@@ -195,7 +195,8 @@ class ServerUnavailableError(ServerError, ConnectionError):
 
 
 class OutcomeUnknownError(ServerUnavailableError):
-    """The server stayed away in the middle of a put: the item may be in the queue or not."""
+    """The server stayed away in the middle of a put, or of a lease's acknowledgement: the item may
+    be in the queue or not."""
 
 
 class ServerOutOfMemoryError(ServerError):

@@ -48,7 +48,8 @@ class Lease(Generic[T]):
         """Say that the item is done; it also counts as `task_done`.
 
         Raises `LeaseLostError` if the lease had run out, since then the item is in the queue again;
-        and if `ack` or `give_back` was called before.
+        and if `ack` or `give_back` was called before. Raises `OutcomeUnknownError` if it ran out
+        while the reply to this was outstanding: then the item may be in the queue again or not.
         """
         self._finish(back=False)
 

@@ -10,7 +10,7 @@ from typing import Any
 from pressure import flows
 from pressure.bundles import singly
 from pressure.core import Ahead, Core
-from pressure.errors import PressureError
+from pressure.errors import OutcomeUnknownError, PressureError
 from pressure.flows import retire
 from pressure.opened import Bundle
 from pressure.protocol import Acks, Command, Status
@@ -193,7 +193,11 @@ def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:
 def end_lease(
     core: Core[Any], session: Session[Any], tag: bytes, *, back: bool, charge: bool = False
 ) -> Flow[bool]:
-    """Acknowledge a leased item or give it `back`; returns False if the lease had been lost."""
+    """Acknowledge a leased item or give it `back`; returns False if the lease had been lost.
+
+    Raises `OutcomeUnknownError` if it was lost when a first try, whose reply had not come, was made
+    again: nobody can tell then whether that has acknowledged the item.
+    """
 
     def command(consumer: bytes) -> Command:
         if back:
@@ -226,5 +230,11 @@ def end_lease(
     finally:
         # Not before, or else the item would seem unseen to an adoption that comes in between.
         session.unlease(tag)
-    # While the lease holds, only the first try can have removed the item.
-    return reply[0] != Status.LOST and (again or bool(reply[1]))
+    if again and reply[0] == Status.LOST and not back:
+        raise OutcomeUnknownError(
+            f"queue {core.name!r}: a lease ended while the server was away, and whether its item "
+            "had been acknowledged before is not known: it may be in the queue again"
+        )
+    # While the lease holds, only the first try can have removed the item. Where that is not known,
+    # an item that was to be given back is back in any case.
+    return again or (reply[0] != Status.LOST and bool(reply[1]))

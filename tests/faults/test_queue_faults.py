@@ -220,6 +220,31 @@ def test_a_lost_reply_to_a_lease_is_no_lost_lease(
     assert drained(direct) == ["b"]
 
 
+def test_whether_a_lease_was_lost_before_is_not_guessed(
+    direct: Queue, shaky: Queue, proxy: FaultyProxy, client: redis.Redis
+) -> None:
+    def lost() -> pressure.Lease[Any]:
+        """A lease that is over, and the reply that would say so is lost, too."""
+        lease = shaky.lease(timeout=WAIT)
+        client.delete(direct._handle.core.protocol.keys.leases)
+        return lease
+
+    for item in "abc":
+        direct.put(item)
+    lease = lost()
+    with pytest.raises(pressure.LeaseLostError):
+        lease.ack()
+    lease = lost()
+    fault = proxy.drop_next_reply(script("ack"))
+    with pytest.raises(pressure.OutcomeUnknownError, match="may be in the queue again"):
+        lease.ack()
+    assert fault.struck
+    lease = lost()
+    fault = proxy.drop_next_reply(script("give_back"))
+    lease.give_back()
+    assert fault.struck
+
+
 def test_a_blocked_put_survives_a_cut(url: str, queue_name: str, proxy: FaultyProxy) -> None:
     direct, shaky = Queue(queue_name, url=url), Queue(queue_name, url=proxy.url)
     direct.create(1)
