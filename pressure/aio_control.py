@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 import warnings
 from typing import Any, TypeVar
 
@@ -151,6 +153,12 @@ class AsyncQueueControl:
         return await self._handle.call(lambda session: lifecycle.break_role(self._core, role))
 
     async def _size(self) -> Any:
+        until = time.monotonic() + lifecycle.SETTLING
+        while any(session.lags for session in self._core.sessions):
+            await self._handle.pool.flush()
+            if time.monotonic() >= until or not any(one.lags for one in self._core.sessions):
+                break
+            await asyncio.sleep(lifecycle.LOOK_AGAIN)
         return (await self._ask(self._core.protocol.size()))[1:]
 
     async def _ask(self, command: Command) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from typing import Any, TypeVar
 
@@ -147,6 +148,13 @@ class QueueControl:
         self._ask(self._core.protocol.set_bound(checked_bound(bound)))
 
     def _size(self) -> Any:
+        # A thread of the handle's own may be just saying so.
+        until = time.monotonic() + lifecycle.SETTLING
+        while any(one.lags for one in list(self._core.sessions)):
+            self._handle.flush_idle()
+            if time.monotonic() >= until or not any(one.lags for one in list(self._core.sessions)):
+                break
+            time.sleep(lifecycle.LOOK_AGAIN)
         return self._ask(self._core.protocol.size())[1:]
 
     def stats(self) -> QueueStats:

@@ -218,6 +218,14 @@ class Session(Generic[L]):
             self.pending.extendleft(reversed(list(undone)))
 
     @property
+    def lags(self) -> bool:
+        """Whether the server still counts something as fetched ahead that was handed out."""
+        acks = self.acknowledging
+        return any(kind == "a" for kind, _ in self.pending.copy()) or bool(
+            acks and "a" in acks.kinds
+        )
+
+    @property
     def owes(self) -> bool:
         """Whether something was handed out that is not known to be acknowledged."""
         unsure = self.unsure[1].tags

@@ -143,6 +143,21 @@ def test_any_error_of_put_many_says_how_many(url: str, queue_name: str) -> None:
     run(main())
 
 
+def test_what_iteration_has_handed_out_counts_no_more(url: str, queue_name: str) -> None:
+    async def main() -> None:
+        queue: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await queue.create(300)
+        await queue.put_many(range(300))
+        async for number in queue:
+            left = 299 - number
+            assert (await queue.qsize(), await queue.full()) == (left, False)
+            if left == 0:
+                break
+        await queue.delete()
+
+    run(main())
+
+
 def test_iteration_ends_with_the_queue_and_hoards_nothing(url: str, queue_name: str) -> None:
     async def main() -> None:
         queue: PressureQueue[int] = PressureQueue(queue_name, url=url)

@@ -900,6 +900,17 @@ def test_iteration_hoards_nothing(q: Queue, make: Callable[..., Queue]) -> None:
     assert eventually(lambda: q.stats().fetched_ahead == 0)
 
 
+def test_what_iteration_has_handed_out_counts_no_more(q: Queue) -> None:
+    q.put_many(range(300))
+    q.maxsize = 300
+    left = 300
+    for _ in q:
+        left -= 1
+        assert (q.qsize(), q.empty(), q.full()) == (left, left == 0, False)
+        if left == 0:
+            break
+
+
 def test_iteration_starves_nobody(q: Queue, make: Callable[..., Queue]) -> None:
     """An item for each of two consumers: neither takes both."""
     consumers = [make(), make()]
