@@ -66,6 +66,7 @@ def _quiet_handshake() -> dict[str, Any]:
 
 Client = redis.Redis | redis.asyncio.Redis | redis.RedisCluster | redis.asyncio.RedisCluster
 """What a user may have made."""
+_CLUSTERS = (redis.RedisCluster, redis.asyncio.RedisCluster)
 _SENTINEL_POOLS = (
     redis.sentinel.SentinelConnectionPool,
     redis.asyncio.sentinel.SentinelConnectionPool,
@@ -119,12 +120,17 @@ class Address:
         """The address that the arguments or else the environment give.
 
         Order: `client`, `url`, `PRESSURE_URL`, then the published protocol's `REDIS_SERVER`,
-        `REDIS_PORT` and `REDIS_DB`, then 127.0.0.1:6379. Raises `ValueError` for a malformed URL.
+        `REDIS_PORT` and `REDIS_DB`, then 127.0.0.1:6379. Raises `ValueError` for a malformed URL,
+        and `TypeError` for what is neither a URL nor a client.
         """
         if client is not None:
             if url is not None:
                 raise ValueError("give either url= or client=, not both")
+            if not hasattr(client, "connection_pool") and not isinstance(client, _CLUSTERS):
+                raise TypeError(f"client must be one of redis-py, not {type(client).__name__}")
             return cls._of_client(client)
+        if url is not None and not isinstance(url, str):
+            raise TypeError(f"url must be a str, not {type(url).__name__}")
         url = url or os.environ.get("PRESSURE_URL") or _published_environment() or DEFAULT_URL
         try:
             many = ManyHosts.read(url)
@@ -153,7 +159,7 @@ class Address:
     @classmethod
     def _of_client(cls, client: Client) -> Address:
         finder: Finder | None = None
-        if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        if isinstance(client, _CLUSTERS):
             finder = ClusterFinder.of_client(client)
             kind, settings = node_settings(client)
         else:

@@ -29,7 +29,7 @@ from pressure.aio_taker import AsyncTaker, QueueIterator
 from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
-from pressure.credentials import resolve_keys
+from pressure.credentials import given_settings, resolve_keys
 from pressure.errors import PressureError
 from pressure.keys import resolve_prefix, validate_name
 from pressure.pace import Pace
@@ -85,7 +85,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         validate_name(name)
         serializer = serializer_for(codec)
         address = Address.of(url, client)
-        settings = (settings or Settings()).placed(name, address, min_replicas)
+        settings = given_settings(settings).placed(name, address, min_replicas)
         if serializer is not None:
             settings = resolve_keys(settings, key, address)
         core: Core[AsyncLink] = Core(name, resolve_prefix(prefix), serializer, settings)

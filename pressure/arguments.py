@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import operator
 import time
+from typing import Protocol
 
 __all__ = [
     "MAX_BOUND",
+    "check_settings",
     "checked_bound",
     "checked_count",
     "deadline",
@@ -65,3 +67,44 @@ def checked_count(max_items: int) -> int:
     if count < 1:
         raise ValueError(f"max_items must be at least 1, not {count}")
     return min(count, MAX_BOUND)
+
+
+class _Limits(Protocol):
+    """Of `pressure.Settings` what has limits."""
+
+    @property
+    def lease(self) -> float: ...
+    @property
+    def max_deliveries(self) -> int: ...
+    @property
+    def max_item_bytes(self) -> int: ...
+    @property
+    def reconnect_timeout(self) -> float: ...
+    @property
+    def ttl(self) -> float | None: ...
+    @property
+    def min_replicas(self) -> int: ...
+    @property
+    def replica_timeout(self) -> float: ...
+
+
+def check_settings(settings: _Limits) -> None:
+    """Raise `TypeError` or `ValueError` for what makes no sense."""
+    for name in ("max_deliveries", "max_item_bytes", "min_replicas"):
+        value = getattr(settings, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not settings.lease > 0:
+        raise ValueError(f"lease must be positive (seconds), not {settings.lease!r}")
+    if not 0 <= settings.max_deliveries <= 65535:
+        raise ValueError(f"max_deliveries must be 0 to 65535, not {settings.max_deliveries!r}")
+    if settings.max_item_bytes < 1:
+        raise ValueError(f"max_item_bytes must be positive, not {settings.max_item_bytes!r}")
+    if not settings.reconnect_timeout >= 0:
+        raise ValueError(f"reconnect_timeout must be >= 0, not {settings.reconnect_timeout!r}")
+    if settings.ttl is not None and not settings.ttl >= 0.001:
+        raise ValueError(f"ttl must be positive (seconds) or None, not {settings.ttl!r}")
+    if settings.min_replicas < 0:
+        raise ValueError(f"min_replicas must be >= 0, not {settings.min_replicas!r}")
+    if not settings.replica_timeout > 0:
+        raise ValueError(f"replica_timeout must be positive, not {settings.replica_timeout!r}")

@@ -71,6 +71,21 @@ class _Pickle:
         return pickle.loads(unmarked(data))
 
 
+class _Given:
+    """One of the user's own. What it makes must be bytes: `json`, say, makes text."""
+
+    def __init__(self, codec: Serializer) -> None:
+        self._codec = codec
+        self.loads = codec.loads
+
+    def dumps(self, obj: Any, /) -> bytes:
+        data: object = self._codec.dumps(obj)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            kind = type(data).__name__
+            raise TypeError(f"dumps() of codec {self._codec!r} returned {kind}, not bytes")
+        return bytes(data)
+
+
 def serializer_for(codec: str | Serializer) -> Serializer | None:
     """The serializer that `codec` names; None for raw bytes. Raises `ValueError`/`TypeError`."""
     if codec == RAW:
@@ -81,7 +96,7 @@ def serializer_for(codec: str | Serializer) -> Serializer | None:
         raise ValueError(f"unknown codec {codec!r}: use 'pickle', 'raw', or an object")
     if not callable(getattr(codec, "dumps", None)) or not callable(getattr(codec, "loads", None)):
         raise TypeError("a codec is 'pickle', 'raw', or an object with dumps() and loads()")
-    return codec
+    return _Given(codec)
 
 
 def key_id_of(key: bytes) -> bytes:

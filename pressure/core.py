@@ -24,6 +24,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pressure import envelope
 from pressure.address import Address
+from pressure.arguments import check_settings
 from pressure.codec import Codec, Serializer, context_of
 from pressure.errors import ItemTooLargeError
 from pressure.keys import Keys
@@ -92,18 +93,7 @@ class Settings:
         return _settings, tuple(getattr(state, one.name) for one in fields(state))
 
     def __post_init__(self) -> None:
-        if not self.lease > 0:
-            raise ValueError(f"lease must be positive (seconds), not {self.lease!r}")
-        if not 0 <= self.max_deliveries <= 65535:
-            raise ValueError(f"max_deliveries must be 0 to 65535, not {self.max_deliveries!r}")
-        if self.max_item_bytes < 1:
-            raise ValueError(f"max_item_bytes must be positive, not {self.max_item_bytes!r}")
-        if not self.reconnect_timeout >= 0:
-            raise ValueError(f"reconnect_timeout must be >= 0, not {self.reconnect_timeout!r}")
-        if self.min_replicas < 0:
-            raise ValueError(f"min_replicas must be >= 0, not {self.min_replicas!r}")
-        if not self.replica_timeout > 0:
-            raise ValueError(f"replica_timeout must be positive, not {self.replica_timeout!r}")
+        check_settings(self)
 
 
 def _settings(*values: Any) -> Settings:

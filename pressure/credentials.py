@@ -11,7 +11,7 @@ from pressure.address import Address
 from pressure.core import Settings
 from pressure.server import signing_key_for
 
-__all__ = ["read_key_file", "resolve_keys"]
+__all__ = ["given_settings", "read_key_file", "resolve_keys"]
 
 
 def read_key_file(path: Path) -> list[str]:
@@ -26,6 +26,13 @@ def read_key_file(path: Path) -> list[str]:
     return keys
 
 
+def given_settings(settings: Settings | None) -> Settings:
+    """These, or the usual ones. Raises `TypeError` for anything else."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise TypeError(f"settings must be pressure.Settings, not {type(settings).__name__}")
+    return settings or Settings()
+
+
 def resolve_keys(
     settings: Settings, key: bytes | str | Iterable[bytes | str] | None, address: Address
 ) -> Settings:
@@ -33,11 +40,16 @@ def resolve_keys(
 
     Order: `key`, then `settings.signing_keys`, then `PRESSURE_KEY` (several separated by commas),
     then the key file beside an embedded server's socket. Raises `ValueError` for an empty key,
-    and if `key` has none.
+    and if `key` has none; `TypeError` for what is no key.
     """
     keys: tuple[bytes, ...] = settings.signing_keys
     if key is not None:
+        if not isinstance(key, Iterable):
+            raise TypeError(f"key must be bytes, a str, or several, not {type(key).__name__}")
         given = [key] if isinstance(key, bytes | str) else list(key)
+        for one in given:
+            if not isinstance(one, bytes | str):
+                raise TypeError(f"a signing key must be bytes or a str, not {type(one).__name__}")
         keys = tuple(one.encode() if isinstance(one, str) else one for one in given)
     elif not keys and os.environ.get("PRESSURE_KEY"):
         keys = tuple(part.strip().encode() for part in os.environ["PRESSURE_KEY"].split(","))

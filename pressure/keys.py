@@ -66,6 +66,8 @@ _SUFFIXES = tuple(f":{suffix}" for suffix in (*_PUBLISHED.values(), *_OWN.values
 def resolve_prefix(prefix: str | None) -> str:
     """What all keys begin with: `prefix`, or else `PRESSURE_PREFIX`, or else the default."""
     if prefix is not None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
         return prefix
     return os.environ.get("PRESSURE_PREFIX") or DEFAULT_PREFIX
 

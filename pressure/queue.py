@@ -17,7 +17,7 @@ from pressure.address import Address
 from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
-from pressure.credentials import resolve_keys
+from pressure.credentials import given_settings, resolve_keys
 from pressure.errors import PressureError, QueueFullError
 from pressure.handle import Handle
 from pressure.keys import resolve_prefix, validate_name
@@ -74,7 +74,7 @@ class PressureQueue(QueueControl, Generic[T]):
         validate_name(name)
         serializer = serializer_for(codec)
         address = Address.of(url, client)
-        settings = (settings or Settings()).placed(name, address, min_replicas)
+        settings = given_settings(settings).placed(name, address, min_replicas)
         if serializer is not None:
             settings = resolve_keys(settings, key, address)
         self._codec = codec
