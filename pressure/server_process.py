@@ -48,7 +48,8 @@ class Watcher(subprocess.Popen[bytes]):
 
     def __del__(self) -> None:
         # Popen's own warns of a child that still runs; here that is what a shared server does.
-        if hasattr(self, "pid") and self.returncode is None:
+        # Ctrl-C may have come before it had one.
+        if getattr(self, "pid", None) is not None and self.returncode is None:
             self.poll()
 
     def listen(self) -> bool:

@@ -61,7 +61,11 @@ class _Handle(Generic[T]):
 
 class Queue(_Handle[T]):
     """As `multiprocessing.Queue`. An unbounded queue's `put` never waits for the server to come
-    back; a bounded one's returns when the item has its place there."""
+    back; a bounded one's returns when the item has its place there.
+
+    Who gets in quick succession fetches several items at once; what isn't used within about 100 ms
+    goes back to the head. So one of several consumers may see an older item after a newer one.
+    """
 
     _exact = False
     _reserves = True
@@ -113,7 +117,8 @@ class Queue(_Handle[T]):
         return self.get(False)
 
     def qsize(self) -> int:
-        """How many items are in the queue; what this process has buffered counts."""
+        """How many items are in the queue; what this process has buffered counts. What another has
+        buffered, for some milliseconds, does not."""
         return self._producer.counted(lambda buffered: self._remote.size().length + buffered)
 
     def empty(self) -> bool:
