@@ -23,7 +23,7 @@ PREVIEW = 256
 SHORTEST = 4
 
 queue_argument = click.argument("name", metavar="QUEUE")
-ids_argument = click.argument("ids", metavar="ID...", nargs=-1)
+ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1)
 all_option = click.option("--all", "everything", is_flag=True, help="All dead letters of QUEUE.")
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 

@@ -317,9 +317,11 @@ def _items(server: Server, inventory: Inventory) -> Iterator[Line]:
         listed = ", ".join(foreign[:SHOWN_QUEUES]) + (", ..." * (len(foreign) > SHOWN_QUEUES))
         signed = "another key than this one" if known else "a key, and none is given here"
         sentence = (
-            f"the oldest item is signed with {signed} in {len(foreign)} of the queues: {listed}"
+            f"the oldest item, or the last dead letter, is signed with {signed} "
+            f"in {len(foreign)} of the queues: {listed}"
         )
         remedy = "give the key that their producers have (--key-file, PRESSURE_KEY)"
         yield Line(Level.WARNING, "items", sentence, remedy)
     elif fitting:
-        yield Line(Level.OK, "items", f"the items that wait are signed with this key ({fitting})")
+        sentence = f"what lies in the queues is signed with this key (queues: {fitting})"
+        yield Line(Level.OK, "items", sentence)

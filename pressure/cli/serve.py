@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import redis
 
-from pressure.cli.program import EXIT_CODES, Terminated
+from pressure.cli.program import Terminated
 from pressure.cli.tables import safe
 from pressure.errors import ServerStartError
 from pressure.server import LocalServer
@@ -31,6 +31,13 @@ SHUT_DOWN = 10.0
 """How long (seconds) it may take to write all to the disk."""
 SOMEWHERE = ("192.0.2.1", 9)
 """An address that nobody has: no packet is sent to it."""
+
+
+EXIT_CODES = """\b
+Exit codes:
+  0  stopped by Ctrl-C or SIGTERM
+  1  the server could not be started, or ended by itself
+  2  wrong usage"""
 
 
 @click.command(epilog=EXIT_CODES)

@@ -52,7 +52,7 @@ def list_(server: Server, as_json: bool) -> None:
         click.echo(f"No pressure-worker serves a queue with the prefix {safe(server.prefix)} here.")
 
 
-names_argument = click.argument("names", metavar="DAEMON...", nargs=-1)
+names_argument = click.argument("names", metavar="[DAEMON]...", nargs=-1)
 all_option = click.option("--all", "everybody", is_flag=True, help="All daemons.")
 timeout_option = click.option(
     "--timeout",

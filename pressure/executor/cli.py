@@ -71,6 +71,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str)
     context_settings={"auto_envvar_prefix": "PRESSURE", "help_option_names": ["-h", "--help"]},
 )
 @click.argument("url", required=False, envvar="PRESSURE_URL")
+@click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--queue",
     "queues",
@@ -182,6 +183,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str)
 @click.version_option(__version__, prog_name="pressure-worker")
 def main(
     url: str | None,
+    more: tuple[str, ...],
     queues: tuple[str, ...],
     processes: int | None,
     name: str,
@@ -202,9 +204,13 @@ def main(
 ) -> None:
     """Run the tasks of queues at the server URL in worker processes.
 
-    URL is redis://host:port/db, rediss://... (TLS) or unix:///path; default: PRESSURE_URL, else
-    redis://127.0.0.1:6379/0. Modules are found in the current directory, too.
+    URL is redis://host:port/db, rediss://... (TLS), unix:///path, redis+sentinel://host,host/service
+    or redis+cluster://host,host; default: PRESSURE_URL, else redis://127.0.0.1:6379/0. Modules are
+    found in the current directory, too.
     """
+    if more:
+        # In words of its own: click's would show what may hold a password.
+        raise click.UsageError("it takes one URL, and several queues as --queue A --queue B")
     if check:
         _check(name)
     _open_standard_streams()

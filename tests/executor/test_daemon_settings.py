@@ -71,6 +71,14 @@ def test_every_setting_from_the_environment(
     assert other.says("serve queue"), other.output
 
 
+def test_a_second_url_is_refused_and_not_shown() -> None:
+    url = "redis://:secret@nowhere:1"
+    done = subprocess.run([*COMMAND, url, url], capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 2
+    assert "one URL" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+
+
 def test_the_prefix_of_the_environment_is_everybodys(
     monkeypatch: pytest.MonkeyPatch,
     start: Callable[..., Program],
