@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import pickle
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -256,10 +257,14 @@ def _pack_function(
 class _Snapshot:
     """All that a function's pickle depends on."""
 
-    __slots__ = ("cells", "code", "defaults", "globals", "kwdefaults", "named")
+    __slots__ = ("cells", "code", "defaults", "globals", "kwdefaults", "name", "named", "space")
 
     def __init__(self, function: types.FunctionType, *, named: bool) -> None:
         self.named = named
+        # Where its name is looked up again, unless that is in a class.
+        self.name = function.__qualname__
+        module = sys.modules.get(function.__module__) if "." not in self.name else None
+        self.space = vars(module) if module is not None else None
         self.code = function.__code__
         self.defaults = function.__defaults__
         self.kwdefaults = function.__kwdefaults__
@@ -289,7 +294,7 @@ class _Snapshot:
     def holds(self, function: types.FunctionType) -> bool:
         """Whether nothing has changed since."""
         if self.named:
-            return True
+            return self.space is None or self.space.get(self.name) is function
         if function.__code__ is not self.code or function.__defaults__ is not self.defaults:
             return False
         if function.__kwdefaults__ is not self.kwdefaults or function.__dict__:
