@@ -6,6 +6,7 @@ from pressure.executor.client import RedisExecutor
 from pressure.executor.errors import (
     InitializerError,
     NestingError,
+    NoWorkersError,
     ResultPayloadError,
     TaskError,
     TaskLostError,
@@ -24,6 +25,7 @@ __all__ = [
     "ExecutorStats",
     "InitializerError",
     "NestingError",
+    "NoWorkersError",
     "Options",
     "OptionsView",
     "RedisExecutor",

@@ -146,6 +146,7 @@ PUBLIC_NAMES: frozenset[str] = frozenset(
         "NotReplicatedError",
         "LocalServer",
         "NestingError",
+        "NoWorkersError",
         "OperationUnblocked",
         "Options",
         "OptionsView",

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from pressure import errors
+import pressure
+from pressure import errors, executor
+from pressure.executor import errors as executor_errors
 
 OURS = [getattr(errors, name) for name in errors.__all__ if name != "ShutDown"]
 
@@ -21,6 +23,14 @@ def make(cls: type[errors.PressureError]) -> errors.PressureError:
     if issubclass(cls, errors.QueueError):
         return cls("jobs", "something happened")
     return cls("something happened")
+
+
+def test_all_can_be_caught_by_the_names_that_the_package_has() -> None:
+    for name in [*errors.__all__, *executor_errors.__all__]:
+        cls = getattr(executor_errors, name, None) or getattr(errors, name)
+        assert name in pressure.__all__ and getattr(pressure, name) is cls
+    for name in executor_errors.__all__:
+        assert name in executor.__all__ and hasattr(executor, name)
 
 
 @pytest.mark.parametrize("cls", OURS)
