@@ -134,8 +134,15 @@ _EXECUTOR = frozenset(
 )
 
 
-def __getattr__(name: str) -> Any:
-    # Executors need multiprocessing; who only wants a queue doesn't pay for importing that.
-    if name in _EXECUTOR:
-        return getattr(importlib.import_module("pressure.executor"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Type checkers find all names above, and the names that aren't there.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Executors need multiprocessing; who only wants a queue doesn't pay for importing that.
+        if name in _EXECUTOR:
+            return getattr(importlib.import_module("pressure.executor"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,11 +46,33 @@ from multiprocessing import (
     set_forkserver_preload,
     set_start_method,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pressure.multiprocessing.contexts import get_context
 from pressure.multiprocessing.pool import Pool
 from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
+
+if TYPE_CHECKING:
+    # What `__getattr__` finds, for type checkers. Only `pool` and `queues` are this package's own.
+    from multiprocessing import connection as connection
+    from multiprocessing import context as context
+    from multiprocessing import dummy as dummy
+    from multiprocessing import forkserver as forkserver
+    from multiprocessing import heap as heap
+    from multiprocessing import managers as managers
+    from multiprocessing import popen_fork as popen_fork
+    from multiprocessing import popen_forkserver as popen_forkserver
+    from multiprocessing import popen_spawn_posix as popen_spawn_posix
+    from multiprocessing import popen_spawn_win32 as popen_spawn_win32
+    from multiprocessing import process as process
+    from multiprocessing import reduction as reduction
+    from multiprocessing import resource_sharer as resource_sharer
+    from multiprocessing import resource_tracker as resource_tracker
+    from multiprocessing import shared_memory as shared_memory
+    from multiprocessing import sharedctypes as sharedctypes
+    from multiprocessing import spawn as spawn
+    from multiprocessing import synchronize as synchronize
+    from multiprocessing import util as util
 
 __all__ = [
     "Array",
@@ -93,15 +115,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """What else `multiprocessing` has: names, and submodules such as `shared_memory`."""
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(_standard, name)
-    except AttributeError:
-        pass
-    try:
-        return importlib.import_module(f"{_standard.__name__}.{name}")
-    except ModuleNotFoundError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+def __dir__() -> list[str]:
+    return sorted({*globals(), *dir(_standard)})
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What else `multiprocessing` has: names, and submodules such as `shared_memory`."""
+        if name.startswith("__"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(_standard, name)
+        except AttributeError:
+            pass
+        try:
+            return importlib.import_module(f"{_standard.__name__}.{name}")
+        except ModuleNotFoundError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

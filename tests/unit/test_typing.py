@@ -1,0 +1,69 @@
+"""What type checkers and people at a prompt learn of the package."""
+
+from __future__ import annotations
+
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pressure
+import pressure.multiprocessing as mp
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def complaints(program: str, folder: Path) -> list[str]:
+    """What mypy says of a program, one `line: what` each."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    source = folder / "program.py"
+    source.write_text(program, "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--hide-error-context"]
+    run = subprocess.run(
+        [*command, "--cache-dir", str(folder), str(source)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return [
+        f"{line}: {said}"
+        for line, said in re.findall(r"program\.py:(\d+): (?:error|note): (.*)", run.stdout)
+    ]
+
+
+def test_names_that_are_loaded_late_are_listed() -> None:
+    assert set(pressure.__all__) <= set(dir(pressure))
+    assert {"Queue", "SimpleQueue", "connection", "context"} <= set(dir(mp))
+    told = pydoc.plain(pydoc.render_doc(pressure))
+    for name in ("RedisExecutor", "TaskFuture", "current_executor", "register_by_value"):
+        assert re.search(rf"^    (class )?{name}\(", told, re.MULTILINE), name
+
+
+NAMES = """\
+import multiprocessing
+import pressure
+import pressure.multiprocessing as mp
+
+pressure.RedisExecuter()
+mp.Porcess(target=print)
+mp.shared_memory.SharedMemory("x").unlink()
+mp.connection.Pipe()
+reveal_type(pressure.current_executor().stats().workers)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_mypy_knows_all_names_and_no_others(tmp_path: Path) -> None:
+    program = NAMES
+    names = [f"pressure.{name}" for name in pressure.__all__]
+    names += [f"mp.{name}" for name in mp.__all__]
+    program += "".join(f"{name}\n" for name in names)
+    said = complaints(program, tmp_path)
+    assert [text.partition(" ")[0] for text in said] == ["5:", "6:", "9:"]
+    assert '"RedisExecuter"; maybe "RedisExecutor"?' in said[0]
+    assert '"Porcess"' in said[1]
+    assert "Any" not in said[2]
