@@ -95,7 +95,7 @@ class PressureBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def submit(
         self, func: Callable[[], Any], callback: Callable[[Future[Any]], object] | None = None
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         """Called by joblib, also from a callback, that is from the executor's listener thread."""
         assert self._executor is not None, "configure comes first"
         # A batch is an argument and not the function, since functions are kept.

@@ -88,14 +88,14 @@ def _read(record: Buffer, most_bytes: int) -> Answer | str:
         return str(exc)
 
 
-def start(future: TaskFuture) -> None:
+def start(future: TaskFuture[Any]) -> None:
     """The task runs: from now on it can't be cancelled."""
     if not future.running() and not future.done():
         with contextlib.suppress(InvalidStateError, RuntimeError):
             future.set_running_or_notify_cancel()
 
 
-def finish(task: TaskFuture, answer: Answer) -> None:
+def finish(task: TaskFuture[Any], answer: Answer) -> None:
     kind, head, payload, output = answer
     if kind == _RESULT and len(payload) <= _SHORT and not output:
         result = _CONSTANTS.get(bytes(payload), _UNKNOWN)
@@ -107,14 +107,16 @@ def finish(task: TaskFuture, answer: Answer) -> None:
     resolve(task, answer, *outcome(task, answer))
 
 
-def resolve(task: TaskFuture, answer: Answer, result: Any, error: BaseException | None) -> None:
+def resolve(
+    task: TaskFuture[Any], answer: Answer, result: Any, error: BaseException | None
+) -> None:
     task._head = answer.head
     if answer.output:
         task._output = answer.output
     settle(task, result, error)
 
 
-def outcome(task: TaskFuture, answer: Answer) -> tuple[Any, BaseException | None]:
+def outcome(task: TaskFuture[Any], answer: Answer) -> tuple[Any, BaseException | None]:
     """The result, or the error, that an answer stands for."""
     try:
         return _outcome(task, answer)
@@ -130,7 +132,7 @@ def outcome(task: TaskFuture, answer: Answer) -> tuple[Any, BaseException | None
         return None, error
 
 
-def settle(future: TaskFuture, result: Any, error: BaseException | None) -> None:
+def settle(future: TaskFuture[Any], result: Any, error: BaseException | None) -> None:
     future._over()
     try:
         if error is not None:
@@ -154,7 +156,7 @@ def fresh(exc: BaseException) -> BaseException:
     return twin
 
 
-def _outcome(task: TaskFuture, answer: Answer) -> tuple[Any, BaseException | None]:
+def _outcome(task: TaskFuture[Any], answer: Answer) -> tuple[Any, BaseException | None]:
     if answer.kind == Kind.RESULT:
         return pickling.loads(answer.payload), None
     if answer.kind == Kind.ERROR:
@@ -182,7 +184,7 @@ def _worker(answer: Answer) -> str:
     return answer.worker.decode(errors="replace")
 
 
-def _ended(task: TaskFuture, said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
+def _ended(task: TaskFuture[Any], said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
     where = f"its worker process {said['pid']} on {said['host']} was killed"
     if said["why"] == "timeout":
         return TaskTimeoutError(
@@ -194,7 +196,7 @@ def _ended(task: TaskFuture, said: dict[str, Any]) -> TaskTimeoutError | TaskTer
     )
 
 
-def _worker_lost(task: TaskFuture, answer: Answer) -> WorkerLostError:
+def _worker_lost(task: TaskFuture[Any], answer: Answer) -> WorkerLostError:
     deliveries = read_head(answer.head).deliveries
     lines = [
         f"task {task.task_id}: its worker died, {deliveries} time(s); "

@@ -6,19 +6,20 @@ import itertools
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from pressure.executor.futures import TaskFuture
 from pressure.executor.mapping import chunks, flattened, results, run_chunk
-from pressure.executor.options import Options
+from pressure.executor.options import UNCHANGED, Options
 from pressure.executor.progress import load, shown, total_of
 from pressure.executor.sharing import Shared
 from pressure.executor.statistics import ExecutorStats
 
 __all__ = ["OptionsView", "TaskExecutor"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -30,12 +31,20 @@ class TaskExecutor(Executor):
     @abstractmethod
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture: ...
+    ) -> TaskFuture[Any]: ...
 
     @abstractmethod
-    def _terminate(self, future: TaskFuture, grace: float) -> bool: ...
+    def _terminate(self, future: TaskFuture[Any], grace: float) -> bool: ...
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[T]: ...
+
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """As `Executor.submit`; no keyword is reserved.
 
         Function and arguments are pickled now. What can't be pickled is the future's exception, as
@@ -48,6 +57,28 @@ class TaskExecutor(Executor):
         `RuntimeError` after `shutdown`.
         """
         return self._submit(fn, args, kwargs, self._options)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]: ...
 
     def map(
         self,
@@ -100,16 +131,39 @@ class TaskExecutor(Executor):
     def stats(self) -> ExecutorStats:
         """How many tasks wait, run, and are done, and who has run them."""
 
-    def options(self, **settings: Any) -> OptionsView:
-        """This executor, with other settings for the tasks that are submitted through it:
-        `max_deliveries`, `timeout`, `grace`, `retries`, `retry_for`, `backoff`; see `Options`.
+    def options(
+        self,
+        *,
+        max_deliveries: int = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+        grace: float = UNCHANGED,
+        retries: int = UNCHANGED,
+        retry_for: type[BaseException] | Collection[type[BaseException]] = UNCHANGED,
+        backoff: float | Callable[[int], float] = UNCHANGED,
+        capture_output: bool = UNCHANGED,
+    ) -> OptionsView:
+        """This executor, with other settings for the tasks that are submitted through it: see
+        `Options`. What isn't given stays as it is here.
 
         The view has `submit` and `map`, and is an `Executor` itself. Raises `TypeError` and
         `ValueError` for what makes no sense.
         """
-        return OptionsView(self, self._options.but(settings))
+        return self._with(
+            self._options.but(
+                max_deliveries=max_deliveries,
+                timeout=timeout,
+                grace=grace,
+                retries=retries,
+                retry_for=retry_for,
+                backoff=backoff,
+                capture_output=capture_output,
+            )
+        )
 
-    def terminate(self, future: TaskFuture) -> bool:
+    def _with(self, options: Options) -> OptionsView:
+        return OptionsView(self, options)
+
+    def terminate(self, future: TaskFuture[Any]) -> bool:
         """End a task of this executor, also while it runs, on whatever machine.
 
         What has not begun is cancelled. Inside a running task `TaskTerminatedError` is raised, and
@@ -140,16 +194,15 @@ class OptionsView(TaskExecutor):
     def __repr__(self) -> str:
         return f"<{self._executor!r} with {self._options}>"
 
-    def options(self, **settings: Any) -> OptionsView:
-        """These options with some changed, see `Options`."""
-        return OptionsView(self._executor, self._options.but(settings))
+    def _with(self, options: Options) -> OptionsView:
+        return OptionsView(self._executor, options)
 
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         return self._executor._submit(fn, args, kwargs, options)
 
-    def _terminate(self, future: TaskFuture, grace: float) -> bool:
+    def _terminate(self, future: TaskFuture[Any], grace: float) -> bool:
         return self._executor._terminate(future, grace)
 
     def share(self, obj: T) -> Shared[T]:

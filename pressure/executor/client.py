@@ -114,14 +114,14 @@ class RedisExecutor(TaskExecutor):
 
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if exiting():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         return self._engine.submit(fn, args, kwargs, options)
 
-    def _terminate(self, future: TaskFuture, grace: float) -> bool:
+    def _terminate(self, future: TaskFuture[Any], grace: float) -> bool:
         return self._engine.dispatcher.terminate(future, grace)
 
     def share(self, obj: T) -> Shared[T]:

@@ -61,7 +61,7 @@ class Dispatcher:
     else then calls `unblock` until `wait` says that it has ended.
     """
 
-    _future_type = TaskFuture
+    _future_type: type[TaskFuture[Any]] = TaskFuture
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Dispatcher:
 
     def submit(
         self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         """Pickle a task now and send it soon. What can't be pickled is the future's exception."""
         task_id = self._prefix + next(self._numbers).to_bytes(8, "big")
         future = self._future_type(task_id, self, options)
@@ -248,8 +248,8 @@ class Dispatcher:
         answers = read_all(deliveries, self._channel.core.settings.max_item_bytes)
         self._heavy = self._heavy or any([len(delivery[2]) > HEAVY for delivery in deliveries])
         acks = [delivery[0] for delivery in deliveries]
-        begun: list[TaskFuture] = []
-        finished: list[tuple[TaskFuture, Answer | str]] = []
+        begun: list[TaskFuture[Any]] = []
+        finished: list[tuple[TaskFuture[Any], Answer | str]] = []
         ledger, ending = self.ledger, self._ending
         tasks, sent = ledger.tasks, ledger.sent
         with ledger.lock:
@@ -289,7 +289,7 @@ class Dispatcher:
             time.sleep(GIVE_WAY)
         return acks
 
-    def _resolve_one(self, task: TaskFuture, answer: Answer | str) -> None:
+    def _resolve_one(self, task: TaskFuture[Any], answer: Answer | str) -> None:
         try:
             if isinstance(answer, str):
                 raise ResultPayloadError(f"the answer to task {task.task_id}: {answer}")
@@ -303,10 +303,10 @@ class Dispatcher:
             settle(task, None, exc)
             self._over(task)
 
-    def _again(self, task: TaskFuture) -> None:
+    def _again(self, task: TaskFuture[Any]) -> None:
         self.ledger.again(task._task_id)
 
-    def _over(self, task: TaskFuture) -> None:
+    def _over(self, task: TaskFuture[Any]) -> None:
         if task.done():
             self.tally.ended(task)
         self.ledger.forget([task._task_id])
@@ -324,10 +324,10 @@ class Dispatcher:
     def withdraw(self, task_id: bytes) -> bool:
         return self._recall.withdraw(task_id)
 
-    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         return self._recall.withdraw_many(task_ids)
 
-    def terminate(self, future: TaskFuture, grace: float) -> bool:
+    def terminate(self, future: TaskFuture[Any], grace: float) -> bool:
         """Cancel a task, or end it where it runs; see `TaskExecutor.terminate`."""
         return self._ending.end(future, grace)
 

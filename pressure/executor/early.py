@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
@@ -40,7 +41,7 @@ class EarlySender:
     def begin(self, producer: Producer) -> None:
         self._producer = producer
 
-    def submit(self, task_id: bytes, task: TaskFuture) -> bool:
+    def submit(self, task_id: bytes, task: TaskFuture[Any]) -> bool:
         """Send a task, if that needs no wait; False: it is left to the sender."""
         producer = self._producer
         if producer is None or self._insists:

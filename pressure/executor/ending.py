@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import wait
+from typing import Any
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
@@ -50,7 +51,7 @@ class Ending:
             self._due.append(task_id)
             return True
 
-    def end(self, future: TaskFuture, grace: float) -> bool:
+    def end(self, future: TaskFuture[Any], grace: float) -> bool:
         """See `TaskExecutor.terminate`."""
         if future.done():
             return False

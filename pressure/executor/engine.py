@@ -130,7 +130,7 @@ class Engine:
 
     def submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         """As `Dispatcher.submit`, after all that is needed was started."""
         if not self._started:
             self._start()

@@ -14,7 +14,7 @@ from concurrent.futures._base import (
     PENDING,
     RUNNING,
 )
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pressure.condition import Condition
 from pressure.content import Content
@@ -23,6 +23,8 @@ from pressure.executor.records import read_head
 
 __all__ = ["Needed", "TaskFuture", "Withdrawer", "cancel_many"]
 
+T = TypeVar("T")
+
 
 class Withdrawer(Protocol):
     """What a future needs of its executor."""
@@ -30,7 +32,7 @@ class Withdrawer(Protocol):
     def withdraw(self, task_id: bytes) -> bool:
         """Take a task back, if nobody has begun it."""
 
-    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         """Take tasks back. Returns the futures of those that nobody had begun, which the caller
         cancels. Takes a moment if workers hold some that they have not begun. In a thread in which
         the garbage collector is at work it does nothing yet, and the tasks are cancelled soon."""
@@ -73,7 +75,7 @@ class _Lazy:
         setattr(future._rest(), self._name, value)
 
 
-class TaskFuture(Future[Any]):
+class TaskFuture(Future[T]):
     """As `concurrent.futures.Future`.
 
     `cancel()` returns True only if the task was withdrawn and will never run; it asks the server
@@ -169,9 +171,9 @@ class TaskFuture(Future[Any]):
     def cancelled(self) -> bool:
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         if self._state == FINISHED and self._exception is None:
-            return self._result
+            return self._result  # type: ignore[no-any-return]
         try:
             return super().result(timeout)
         finally:
@@ -181,7 +183,7 @@ class TaskFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return self._exception if self._state == FINISHED else super().exception(timeout)
 
-    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         if self._others is None:
             with _guard:
                 if self._others is None and self._state in (PENDING, RUNNING):
@@ -189,7 +191,7 @@ class TaskFuture(Future[Any]):
                     return
         super().add_done_callback(fn)
 
-    def set_result(self, result: Any) -> None:
+    def set_result(self, result: T) -> None:
         if not self._settle(result, None):
             super().set_result(result)
 
@@ -270,7 +272,7 @@ class TaskFuture(Future[Any]):
             self = None  # type: ignore[assignment]
 
 
-def cancel_many(futures: Iterable[TaskFuture]) -> None:
+def cancel_many(futures: Iterable[TaskFuture[Any]]) -> None:
     """As `cancel` of each, but the server is asked of all at once: while it is asked of each one,
     workers would take half of the others. What a worker holds and does not begin soon comes back,
     and is cancelled, too."""

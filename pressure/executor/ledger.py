@@ -58,7 +58,7 @@ class Ledger:
         # How many tasks were added since somebody gave way, and whether others did anything since.
         self._in_a_row = 0
         self._progress = False
-        self.tasks: dict[bytes, TaskFuture] = {}
+        self.tasks: dict[bytes, TaskFuture[Any]] = {}
         self.sent: set[bytes] = set()
         self.sending: set[bytes] = set()
         self.losses = 0
@@ -77,7 +77,7 @@ class Ledger:
 
     # Tasks out
 
-    def add(self, task_id: bytes, task: TaskFuture, *, may_wait: bool) -> bool:
+    def add(self, task_id: bytes, task: TaskFuture[Any], *, may_wait: bool) -> bool:
         """Have a task sent soon; waits while there are too many if it `may_wait`. False if no more
         can be taken: there is a `failure`, or the end was announced."""
         with self.lock:
@@ -99,7 +99,7 @@ class Ledger:
                 self._way.wait(GIVE_WAY_FOR)
             return True
 
-    def add_early(self, task_id: bytes, task: TaskFuture, few: int) -> Batch | None:
+    def add_early(self, task_id: bytes, task: TaskFuture[Any], few: int) -> Batch | None:
         """Have a task sent by the caller, who says `delivered`; until then it is `early`. None if
         the sender is busy, or if `few` or more are outstanding: then nothing was added."""
         if not self.idle:
@@ -157,7 +157,7 @@ class Ledger:
         self._progressed()
         return Batch(records, needs, self.losses)
 
-    def delivered(self, batch: Batch, accepted: int, number: int) -> list[TaskFuture]:
+    def delivered(self, batch: Batch, accepted: int, number: int) -> list[TaskFuture[Any]]:
         """The first `accepted` of a batch are in the queue, by put `number`; the rest is to be sent
         again. Returns those that were lost meanwhile and must not be sent twice."""
         with self.lock:
@@ -168,7 +168,7 @@ class Ledger:
                 return []
             self.sending.difference_update(ids)
             there: Iterable[bytes] = ids[:accepted]
-            lost: list[TaskFuture] = []
+            lost: list[TaskFuture[Any]] = []
             if self.losses != batch.losses:
                 lost = self._lose(there)
                 there = ()
@@ -225,7 +225,7 @@ class Ledger:
                 task_id: self.tasks[task_id]._number for task_id in there if task_id in self.tasks
             }
 
-    def lose_all(self, losses: int) -> list[TaskFuture] | None:
+    def lose_all(self, losses: int) -> list[TaskFuture[Any]] | None:
         """The server has lost all that was sent: it is sent again. Returns what must not
         be, or None if that was known: `losses` is how many there were when the caller noticed."""
         with self.lock:
@@ -236,7 +236,7 @@ class Ledger:
             self.condition.notify_all()
             return lost
 
-    def lose(self, task_ids: Collection[bytes], losses: int) -> list[TaskFuture]:
+    def lose(self, task_ids: Collection[bytes], losses: int) -> list[TaskFuture[Any]]:
         """The server has lost these."""
         with self.lock:
             if self.losses != losses:
@@ -245,7 +245,7 @@ class Ledger:
             self.condition.notify_all()
             return lost
 
-    def _lose(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def _lose(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         lost = []
         again = []
         for task_id in task_ids:
@@ -270,7 +270,7 @@ class Ledger:
                 self.idle = False
                 self.condition.notify_all()
 
-    def take(self, task_id: bytes) -> TaskFuture | None:
+    def take(self, task_id: bytes) -> TaskFuture[Any] | None:
         """A task is over. Call with the condition held, and `settled` after a number of these."""
         self.sent.discard(task_id)
         return self.tasks.pop(task_id, None)
@@ -291,7 +291,7 @@ class Ledger:
 
     def recall(
         self, task_ids: Iterable[bytes], unblock: Callable[[], None], patience: float
-    ) -> tuple[list[TaskFuture], list[bytes]]:
+    ) -> tuple[list[TaskFuture[Any]], list[bytes]]:
         """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
         ends a send that waits for room."""
         with self.lock:
@@ -320,7 +320,7 @@ class Ledger:
                 self._room.notify_all()
             return taken, sent
 
-    def forget(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def forget(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         """These are over."""
         with self.lock:
             taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
@@ -337,7 +337,7 @@ class Ledger:
             self.condition.notify_all()
             self._room.notify_all()
 
-    def fail(self, exc: BaseException) -> list[TaskFuture]:
+    def fail(self, exc: BaseException) -> list[TaskFuture[Any]]:
         """Nothing more can be done. Returns all tasks."""
         with self.lock:
             self.failure = self.failure or exc

@@ -34,7 +34,7 @@ def run_chunk(fn: Callable[..., Any], chunk: tuple[Any, ...]) -> list[Any]:
 
 
 def results(
-    futures: deque[TaskFuture], more: Iterator[TaskFuture], deadline: float | None
+    futures: deque[TaskFuture[Any]], more: Iterator[TaskFuture[Any]], deadline: float | None
 ) -> Generator[Any, None, None]:
     """The results in order, each forgotten when it is yielded; on an early end the rest is
     cancelled."""

@@ -92,13 +92,13 @@ class NestedExecutor(TaskExecutor):
 
     def _submit(
         self, fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], options: Options
-    ) -> TaskFuture:
+    ) -> TaskFuture[Any]:
         with self._dispatcher.shielded():
             future = self._dispatcher.submit(fn, args, kwargs, options)
             self._dispatcher.attend()
         return future
 
-    def _terminate(self, future: TaskFuture, grace: float) -> bool:
+    def _terminate(self, future: TaskFuture[Any], grace: float) -> bool:
         return self._dispatcher.terminate(future, grace)
 
     def share(self, obj: T) -> Shared[T]:
@@ -151,11 +151,11 @@ class _NestedDispatcher(Dispatcher):
         """While something is sent or received, it isn't broken off for the sake of a time-out."""
         return self._here.guard.shield() if _in_main_thread() else contextlib.nullcontext()
 
-    def outstanding(self) -> list[TaskFuture]:
+    def outstanding(self) -> list[TaskFuture[Any]]:
         with self.ledger.lock:
             return [task for task in self.ledger.tasks.values()]
 
-    def help(self, future: ChildFuture) -> bool:
+    def help(self, future: ChildFuture[Any]) -> bool:
         """Run a child here if nobody has begun it (`waiting.Helper`)."""
         with self.shielded():
             taken = self._recall.take_back([future._task_id])
@@ -163,7 +163,7 @@ class _NestedDispatcher(Dispatcher):
             self._run_here(task)
         return bool(taken)
 
-    def _run_here(self, task: TaskFuture) -> None:
+    def _run_here(self, task: TaskFuture[Any]) -> None:
         if _nested.depth >= DEPTH:
             settle(
                 task,
@@ -221,7 +221,7 @@ class _NestedDispatcher(Dispatcher):
                     thread.start()
                     break
 
-    def _assist(self, future: ChildFuture) -> None:
+    def _assist(self, future: ChildFuture[Any]) -> None:
         try:
             self.help(future)
         except BaseException as exc:

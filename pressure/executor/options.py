@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["USUAL", "Options"]
+__all__ = ["UNCHANGED", "USUAL", "Options"]
 
 MOST_DELIVERIES = 65_535
 LONGEST_BACKOFF = 60.0
+
+
+class _Unchanged:
+    """Stands for a setting that isn't given."""
+
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+UNCHANGED: Any = _Unchanged()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +64,10 @@ class Options:
             _seconds("backoff", self.backoff, zero=True)
         object.__setattr__(self, "retry_for", _classes("retry_for", self.retry_for))
 
-    def but(self, settings: dict[str, Any]) -> Options:
-        """These with some settings changed. Raises `TypeError` if there is no such setting."""
-        names = [field.name for field in fields(self)]
-        for name in settings:
-            if name not in names:
-                raise TypeError(f"there is no option {name!r}; there are {', '.join(names)}")
-        return replace(self, **settings)
+    def but(self, **settings: Any) -> Options:
+        """These with those settings changed that are not `UNCHANGED`."""
+        changed = {name: value for name, value in settings.items() if value is not UNCHANGED}
+        return replace(self, **changed)
 
     def delay(self, retry: int) -> float:
         """Seconds to wait before retry number `retry` (from 1)."""

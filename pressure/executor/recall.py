@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from pressure.channel import Channel
 from pressure.collecting import collecting
@@ -70,7 +71,7 @@ class Recall:
     def withdraw(self, task_id: bytes) -> bool:
         return bool(self._withdraw([task_id], 0.0))
 
-    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         return self._withdraw(task_ids, GIVEN_BACK)
 
     def cancel_all(self, spare: int) -> None:
@@ -96,7 +97,7 @@ class Recall:
         for future in self.withdraw_many(task_ids):
             future._withdrawn()
 
-    def _withdraw(self, task_ids: Iterable[bytes], patience: float) -> list[TaskFuture]:
+    def _withdraw(self, task_ids: Iterable[bytes], patience: float) -> list[TaskFuture[Any]]:
         if self._process != os.getpid():
             # A forked child drops a copy of a `map`, say: the tasks are the parent's.
             return []
@@ -109,7 +110,7 @@ class Recall:
         self._done()
         return [task for task in withdrawn]
 
-    def take_back(self, task_ids: Iterable[bytes], patience: float = 0.0) -> list[TaskFuture]:
+    def take_back(self, task_ids: Iterable[bytes], patience: float = 0.0) -> list[TaskFuture[Any]]:
         """Those of the tasks that nobody had begun; they will never run. What workers have claimed
         and don't begin soon comes back to the queue: with `patience` (seconds) that is waited for,
         and the queue is looked through once more."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
@@ -96,7 +97,7 @@ class Recovery:
         log.warning("the server lost what was outstanding, which is sent again (%s)", why)
         self.fail_lost(lost)
 
-    def fail_lost(self, tasks: Iterable[TaskFuture]) -> None:
+    def fail_lost(self, tasks: Iterable[TaskFuture[Any]]) -> None:
         """These may run at most once, and it is unknown whether they did."""
         for task in tasks:
             error = TaskLostError(

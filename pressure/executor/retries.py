@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pressure.executor.answers import outcome, resolve
 from pressure.executor.errors import (
@@ -36,16 +37,16 @@ class Retries:
     """`again` sends a task once more if it is still wanted; `over` forgets one that is done."""
 
     def __init__(
-        self, again: Callable[[TaskFuture], None], over: Callable[[TaskFuture], None]
+        self, again: Callable[[TaskFuture[Any]], None], over: Callable[[TaskFuture[Any]], None]
     ) -> None:
         self._again = again
         self._over = over
         self._condition = threading.Condition(threading.Lock())
-        self._waiting: list[tuple[float, int, TaskFuture]] = []
+        self._waiting: list[tuple[float, int, TaskFuture[Any]]] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
 
-    def finish(self, task: TaskFuture, answer: Answer) -> None:
+    def finish(self, task: TaskFuture[Any], answer: Answer) -> None:
         """Resolve the future of a task that may be retried, or try it again."""
         result, error = outcome(task, answer)
         if error is not None and self._retry(task, error):
@@ -53,7 +54,7 @@ class Retries:
         resolve(task, answer, result, error)
         self._over(task)
 
-    def _retry(self, task: TaskFuture, error: BaseException) -> bool:
+    def _retry(self, task: TaskFuture[Any], error: BaseException) -> bool:
         options = task._options
         if isinstance(error, FINAL) or not isinstance(error, options.retry_for):
             return False

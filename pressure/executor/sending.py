@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from pressure.channel import Channel
 from pressure.errors import (
@@ -50,7 +51,7 @@ class Sender:
         self.producer = producer
         self._early.begin(producer)
 
-    def submit(self, task_id: bytes, task: TaskFuture) -> bool:
+    def submit(self, task_id: bytes, task: TaskFuture[Any]) -> bool:
         """Send a task from the caller's thread, if that needs no wait; False: it is left to the
         sender thread."""
         if self._may_be_pruned():

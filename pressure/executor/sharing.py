@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pressure.blobs import CHUNK_BYTES
 from pressure.channel import Channel
@@ -45,12 +45,20 @@ class Entry:
         self.data = content
 
 
-class Shared(Generic[T]):
+if TYPE_CHECKING:
+    # What has it as a base may stand for whatever is wanted.
+    _Anything = Any
+else:
+    _Anything = object
+
+
+class Shared(Generic[T], _Anything):  # type: ignore[misc]
     """Stands for an object in the arguments of tasks; the task gets the object itself.
 
-    It may stand anywhere in them. All tasks that run in one worker process get the same object, so
-    they must not change it; arrays in it are read-only. `release` (or the end of a `with` block)
-    lets the server and this process forget it as soon as no submitted task needs it any more.
+    It may stand anywhere in them, and type checkers take it for whatever is wanted there. All tasks
+    that run in one worker process get the same object, so they must not change it; arrays in it are
+    read-only. `release` (or the end of a `with` block) lets the server and this process forget it
+    as soon as no submitted task needs it any more.
     """
 
     __slots__ = ("_entry", "_shelf")

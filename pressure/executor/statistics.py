@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pressure.channel import Channel
 from pressure.errors import PressureError
@@ -60,7 +61,7 @@ class Tally:
         else:
             self.failed += 1
 
-    def ended(self, future: TaskFuture) -> None:
+    def ended(self, future: TaskFuture[Any]) -> None:
         """A task has ended with what its future has."""
         if future._head:
             self.workers.add(read_head(future._head).worker)

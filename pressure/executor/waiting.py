@@ -14,12 +14,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from pressure.executor.futures import TaskFuture, Withdrawer
 from pressure.executor.options import Options
 
 __all__ = ["ChildFuture", "Helper"]
+
+T = TypeVar("T")
 
 
 FIRST_PAUSE = 0.03
@@ -37,12 +39,12 @@ class Helper(Withdrawer, Protocol):
 
     waits: set[object]
 
-    def help(self, future: ChildFuture) -> bool:
+    def help(self, future: ChildFuture[Any]) -> bool:
         """Take the child back, if nobody has begun it, and run it in this thread. Returns whether
         that was so."""
 
 
-class ChildFuture(TaskFuture):
+class ChildFuture(TaskFuture[T]):
     """The future of a task that a task has submitted."""
 
     def __init__(self, task_id: bytes, withdrawer: Withdrawer, options: Options) -> None:
@@ -50,7 +52,7 @@ class ChildFuture(TaskFuture):
         self._helper = cast(Helper, withdrawer)
         self._waiters: Any = _Waiters(self)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """As `Future.result`; may run the task, and then takes as long as that."""
         return super().result(self._wait(timeout))
 
@@ -95,7 +97,7 @@ class _Pauses:
 class _Waiters(list[Any]):
     """The `_waiters` of a future."""
 
-    def __init__(self, future: ChildFuture) -> None:
+    def __init__(self, future: ChildFuture[Any]) -> None:
         super().__init__()
         self._future = future
 
@@ -112,7 +114,7 @@ class _HelpingEvent(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self.children: list[ChildFuture] = []
+        self.children: list[ChildFuture[Any]] = []
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.is_set() or (timeout is not None and timeout <= 0):

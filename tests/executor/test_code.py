@@ -295,7 +295,7 @@ def test_code_of_another_python_is_refused(
 ) -> None:
     ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     monkeypatch.setattr(python_versions, "_HERE", bytes((3, 99)))
-    for future in (ex.submit(lambda: 1), ex.submit(map, lambda: 2, [])):
+    for future in (ex.submit(lambda: 1), ex.submit(list, [lambda: 2])):
         with pytest.raises(TaskPayloadError) as caught:
             future.result(PATIENCE)
         assert "Python 3.99" in str(caught.value) and f"Python {ours}" in str(caught.value)

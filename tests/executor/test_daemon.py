@@ -9,8 +9,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -122,7 +123,7 @@ def test_each_line_says_when_who_and_what(
     serve: Callable[..., Program], executor: RedisExecutor
 ) -> None:
     program = serve("--processes", "1")
-    poison = executor.options(max_deliveries=1).submit(os._exit, 5)
+    poison: Future[Any] = executor.options(max_deliveries=1).submit(os._exit, 5)
     with pytest.raises(WorkerLostError):
         poison.result(WAIT)
     program.process.terminate()

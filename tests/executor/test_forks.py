@@ -41,7 +41,7 @@ def test_a_child_submits_nothing(executor: RedisExecutor) -> None:
     assert executor.submit(do.square, 4).result(WAIT) == 16
 
 
-def drop(futures: list[TaskFuture]) -> None:
+def drop(futures: list[TaskFuture[Any]]) -> None:
     assert not any(future.cancel() for future in futures)
     cancel_many(futures)
 

@@ -27,18 +27,18 @@ class Executor:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.futures: dict[bytes, TaskFuture] = {}
+        self.futures: dict[bytes, TaskFuture[Any]] = {}
 
     def withdraw(self, task_id: bytes) -> bool:
         self.asked += 1
         return True
 
-    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         self.asked += 1
         return [self.futures[task_id] for task_id in task_ids]
 
 
-def pending() -> TaskFuture:
+def pending() -> TaskFuture[Any]:
     return TaskFuture(ID, Executor(), Options())
 
 
@@ -183,14 +183,14 @@ def test_it_is_either_cancelled_or_resolved() -> None:
         future = pending()
         won: list[str] = []
 
-        def resolve(future: TaskFuture = future, won: list[str] = won) -> None:
+        def resolve(future: TaskFuture[Any] = future, won: list[str] = won) -> None:
             try:
                 future.set_result(1)
             except InvalidStateError:
                 return
             won.append("resolved")
 
-        def cancel(future: TaskFuture = future, won: list[str] = won) -> None:
+        def cancel(future: TaskFuture[Any] = future, won: list[str] = won) -> None:
             if future.cancel():
                 won.append("cancelled")
 

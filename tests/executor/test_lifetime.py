@@ -12,8 +12,9 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -170,7 +171,7 @@ def interrupted(path: str, how: str) -> None:
     if how == "with":
         try:
             with executor:
-                futures = [executor.submit(do.hold, path, "runs")]
+                futures: list[Future[Any]] = [executor.submit(do.hold, path, "runs")]
                 futures += [executor.submit(do.mark, path, f"m{n}") for n in range(50)]
                 report("waiting")
                 futures[0].result(WAIT)

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def shared(server: ServerProcess) -> Iterator[Served]:
             client.delete(*(key.encode(errors="surrogateescape") for key in left))
 
 
-def results(futures: list[TaskFuture]) -> list[Any]:
+def results(futures: list[TaskFuture[Any]]) -> list[Any]:
     return [future.result(WAIT) for future in futures]
 
 
@@ -171,7 +171,7 @@ def test_full_queues_are_served_in_turn(
     keys = [served.keys(number).base for number in range(2)]
     assert eventually(lambda: [client.llen(key) for key in keys] == [15, 15], WAIT)
     (tmp_path / "go").touch()
-    wait([runs, *futures], WAIT)
+    wait(list[Future[Any]]([runs, *futures]), WAIT)
     order = log.read_text().split()
     assert len(order) == 30
     ahead = [order[:n].count("a") - order[:n].count("b") for n in range(1, 31)]
@@ -233,7 +233,7 @@ def test_workers_are_killed_again_and_again(
 def test_a_death_is_held_against_the_running_task_alone(shared: Served) -> None:
     first, second, third = shared.executors
     others = [executor.submit(do.square, x) for x in range(50) for executor in (first, third)]
-    poison = second.options(max_deliveries=1).submit(os._exit, 3)
+    poison: Future[Any] = second.options(max_deliveries=1).submit(os._exit, 3)
     others += [executor.submit(do.square, x) for x in range(50) for executor in (first, third)]
     with pytest.raises(WorkerLostError):
         poison.result(WAIT)

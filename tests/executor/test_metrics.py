@@ -6,7 +6,9 @@ import os
 import re
 import socket
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +87,7 @@ def test_a_daemon_counts(url: str, queue_name: str) -> None:
             futures = [executor.submit(pow, 2, number) for number in range(50)]
             assert [future.result(PATIENCE) for future in futures][-1] == 2**49
             assert isinstance(executor.submit(int, "x").exception(PATIENCE), ValueError)
-            dying = executor.options(max_deliveries=2).submit(os._exit, 3)
+            dying: Future[Any] = executor.options(max_deliveries=2).submit(os._exit, 3)
             assert isinstance(dying.exception(PATIENCE), WorkerLostError)
 
             def all_is_told() -> bool:

@@ -103,7 +103,7 @@ def test_stats(server: ServerProcess, queue_name: str, tmp_path: Path) -> None:
         running = ex.submit(wait_for, str(gate))
         failing = ex.submit(fail)
         rest = [ex.submit(len, "abc") for _ in range(8)]
-        bad = ex.submit(len, threading.Lock())
+        bad = ex.submit(repr, threading.Lock())
         assert bad.exception(PATIENCE) is not None
         deadline = time.monotonic() + PATIENCE
         while not running.running():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -173,7 +174,7 @@ def test_it_finds_the_right_one_of_many(url: str, queue_name: str, tmp_path: Pat
 @pytest.mark.leaves_no_keys
 def test_nothing_is_left_behind(url: str, queue_name: str, path: str, client: redis.Redis) -> None:
     with executor("daemon", url, queue_name, 1) as ex:
-        future: TaskFuture = ex.submit(note_and_sleep, path)
+        future: TaskFuture[Any] = ex.submit(note_and_sleep, path)
         assert started(path)
         assert ex.terminate(future)
         assert future.exception(PATIENCE)

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_the_ledger_s_lock_is_not_held_while_a_future_s_is_taken(
     """The collector may want the ledger's in a thread that holds the future's."""
     held: list[bool] = []
 
-    def look(future: TaskFuture) -> None:
+    def look(future: TaskFuture[Any]) -> None:
         held.append(ledger.lock._is_owned())  # type: ignore[attr-defined]
         start(future)
 

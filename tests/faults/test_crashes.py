@@ -54,8 +54,8 @@ def test_tasks(executor: RedisExecutor) -> None:
     here = os.getpid()
     once = executor.options(max_deliveries=1)
     unharmed = [executor.submit(abs, -number) for number in range(20)]
-    not_sent = executor.submit(abs, Crash("pickled", "error"))
-    unreadable = {how: once.submit(abs, Crash("unpickled", how, not_in=here)) for how in WAYS}
+    not_sent = executor.submit(repr, Crash("pickled", "error"))
+    unreadable = {how: once.submit(repr, Crash("unpickled", how, not_in=here)) for how in WAYS}
     failing = {how: once.submit(crashing.run, how) for how in WAYS}
     mute = {how: once.submit(crashing.give_made, "pickled", how) for how in WAYS}
     broken = {how: once.submit(crashing.give_made, "unpickled", how) for how in WAYS}

@@ -156,8 +156,10 @@ def test_what_dies_or_fails_while_it_is_pickled_is_told(
 ) -> None:
     daemon(2)
     executor = make_executor(options=Options(max_deliveries=2))
-    dies_at_unpickle = executor.submit(do.square, do.DiesWhenUnpickled())
-    fails_at_unpickle = executor.submit(do.square, do.FailsWhenUnpickled())
+    dying: Any = do.DiesWhenUnpickled()
+    failing: Any = do.FailsWhenUnpickled()
+    dies_at_unpickle = executor.submit(do.square, dying)
+    fails_at_unpickle = executor.submit(do.square, failing)
     dies_at_pickle = executor.submit(do.returns, "dies")
     not_readable = executor.submit(do.returns, "fails")
     with pytest.raises(WorkerLostError, match="exit code 7"):

@@ -26,7 +26,7 @@ import pressure.aio
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, RedisExecutor, Settings
 from pressure.address import Address
-from pressure.executor import Options
+from pressure.executor import Options, TaskFuture
 from pressure.server import LocalServer
 from tests.aio.running import run
 from tests.executor.programs import Program
@@ -175,7 +175,11 @@ def use_executor(url: str, name: str) -> None:
     begin()
     with RedisExecutor(url=url, queue=name, key=KEY, options=Options(max_deliveries=1)) as ex:
         show(ex, ex._engine.dispatcher, ex.options(retries=1))
-        futures = [ex.submit(do.square, 2), ex.submit(do.fail, "no"), ex.submit(do.die, "exit3")]
+        futures: list[TaskFuture[Any]] = [
+            ex.submit(do.square, 2),
+            ex.submit(do.fail, "no"),
+            ex.submit(do.die, "exit3"),
+        ]
         for future in futures:
             show(future, future.exception(WAIT))
         show(ex.stats())

@@ -19,12 +19,14 @@ class NoWithdrawer:
     def withdraw(self, task_id: bytes) -> bool:
         return False
 
-    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture]:
+    def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         return []
 
 
-def task(name: str, max_deliveries: int = 3) -> TaskFuture:
-    future = TaskFuture(key(name), NoWithdrawer(), Options(max_deliveries=max_deliveries))
+def task(name: str, max_deliveries: int = 3) -> TaskFuture[Any]:
+    future: TaskFuture[Any] = TaskFuture(
+        key(name), NoWithdrawer(), Options(max_deliveries=max_deliveries)
+    )
     future._record = name.encode()
     return future
 

@@ -67,3 +67,48 @@ def test_mypy_knows_all_names_and_no_others(tmp_path: Path) -> None:
     assert '"RedisExecuter"; maybe "RedisExecutor"?' in said[0]
     assert '"Porcess"' in said[1]
     assert "Any" not in said[2]
+
+
+TASKS = """\
+from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import partial
+from pressure import RedisExecutor, TaskFuture, current_executor
+
+def square(x: int, *, times: int = 1) -> int:
+    return x * x * times
+
+async def later(x: int) -> str:
+    return str(x)
+
+ex = RedisExecutor()
+one: TaskFuture[int] = ex.submit(square, 3, times=2)
+number: int = one.result()
+two: TaskFuture[str] = ex.options(timeout=3, retry_for=OSError).submit(later, 3)
+three: TaskFuture[int] = current_executor().submit(lambda: 3)
+four: TaskFuture[int] = ex.submit(partial(square, 3))
+numbers: Iterator[int] = ex.map(square, [3])
+texts: Iterator[str] = ex.map(later, [3], chunksize=2, progress=True)
+with ex.share(3) as shared:
+    five: TaskFuture[int] = ex.submit(square, shared, times=shared)
+standard: Executor = ex
+
+ex.submit(square, "3")
+ex.submit(square)
+ex.submit(square, 3, tmies=3)
+ex.submit(later, "3")
+wrong: TaskFuture[str] = ex.submit(square, 3)
+words: Iterator[str] = ex.map(square, [3])
+ex.options(tiemout=3)
+ex.options(timeout="3")
+"""
+
+
+@pytest.mark.timeout(300)
+def test_mypy_knows_what_tasks_take_and_return(tmp_path: Path) -> None:
+    said = complaints(TASKS, tmp_path)
+    # One line or more of what may be meant follow to some.
+    lines = {int(text.partition(":")[0]) for text in said}
+    first = TASKS.splitlines().index('ex.submit(square, "3")') + 1
+    assert lines == set(range(first, len(TASKS.splitlines()) + 1)), said
