@@ -39,13 +39,13 @@ class RedisExecutor(TaskExecutor):
     Args:
         max_workers: local worker processes; default: the number of CPUs. With a server of your own:
             None, since the daemons decide.
+        mp_context: how local workers are started, as for `ProcessPoolExecutor`.
+        initializer, initargs: called in each local worker process before its first task.
         url: the server; also `redis+sentinel://` and `redis+cluster://`, see
             docs/sentinel-and-cluster.md.
         queue: the daemons serve it by this name.
         prefix: what all keys begin with. Default `PRESSURE_PREFIX`, or `__pressure__`.
         key: signs tasks and results (`PRESSURE_KEY`); the embedded server makes its own.
-        mp_context: how local workers are started, as for `ProcessPoolExecutor`.
-        initializer, initargs: called in each local worker process before its first task.
         max_tasks_per_child: a local worker process is replaced after so many tasks.
         max_pending: `submit` waits while so many futures are pending (default: no limit).
         no_workers_timeout: after so many seconds (default: never) without any worker on the queue
@@ -65,14 +65,14 @@ class RedisExecutor(TaskExecutor):
     def __init__(
         self,
         max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
         *,
         url: str | None = None,
         queue: str = "default",
         prefix: str | None = None,
         key: bytes | str | Iterable[bytes | str] | None = None,
-        mp_context: Any = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         max_pending: int | None = None,
         no_workers_timeout: float | None = None,
@@ -200,12 +200,14 @@ class RedisExecutor(TaskExecutor):
 
 
 def _check(
-    max_workers: int | None,
+    max_workers: Any,
     initializer: Any,
     max_tasks_per_child: int | None,
     mp_context: Any,
     local: bool,
 ) -> None:
+    if max_workers is not None and not hasattr(max_workers, "__index__"):
+        raise TypeError(f"max_workers must be an integer or None, not {type(max_workers).__name__}")
     if max_workers is not None and max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
     if initializer is not None and not callable(initializer):
