@@ -26,6 +26,12 @@ from pressure.server import shared_local_server
 __all__ = ["RedisExecutor"]
 
 RECONNECT_TIMEOUT = 300.0
+FOR_DAEMONS = {
+    "max_workers": "--processes",
+    "initializer": "--preload",
+    "max_tasks_per_child": "--max-tasks-per-child",
+}
+"""What the daemons have for what local workers are given here."""
 T = TypeVar("T")
 
 
@@ -81,7 +87,15 @@ class RedisExecutor(TaskExecutor):
         settings: Settings | None = None,
     ) -> None:
         local = url is None and not os.environ.get("PRESSURE_URL")
-        _check(max_workers, initializer, max_tasks_per_child, mp_context, local)
+        _check(max_workers, initializer, max_tasks_per_child)
+        if not local:
+            _check_for_daemons(
+                "PRESSURE_URL" if url is None else "url",
+                max_workers=max_workers,
+                mp_context=mp_context,
+                initializer=initializer,
+                max_tasks_per_child=max_tasks_per_child,
+            )
         _check_limits(max_pending, no_workers_timeout)
         if not self._replaces_forked:
             _check_start_method(max_tasks_per_child, mp_context)
@@ -199,13 +213,7 @@ class RedisExecutor(TaskExecutor):
         return self._engine.dispatcher.failure or False
 
 
-def _check(
-    max_workers: Any,
-    initializer: Any,
-    max_tasks_per_child: int | None,
-    mp_context: Any,
-    local: bool,
-) -> None:
+def _check(max_workers: Any, initializer: Any, max_tasks_per_child: int | None) -> None:
     if max_workers is not None and not hasattr(max_workers, "__index__"):
         raise TypeError(f"max_workers must be an integer or None, not {type(max_workers).__name__}")
     if max_workers is not None and max_workers <= 0:
@@ -217,11 +225,21 @@ def _check(
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
-    if not local and (mp_context or initializer or max_tasks_per_child or max_workers):
-        raise ValueError(
-            "max_workers, mp_context, initializer and max_tasks_per_child are for local workers; "
-            "with a server's url, give them to the pressure-worker daemons"
-        )
+
+
+def _check_for_daemons(origin: str, **for_local: Any) -> None:
+    """Refuse what only local workers could be given. `origin` is where the url comes from."""
+    given = [name for name, value in for_local.items() if value]
+    if not given:
+        return
+    options = [FOR_DAEMONS[name] for name in given if name in FOR_DAEMONS]
+    instead = f"give them {' and '.join(options)} instead" if options else "leave it out"
+    local = "unset PRESSURE_URL" if origin == "PRESSURE_URL" else "give no url"
+    raise ValueError(
+        f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for local workers, but by "
+        f"{origin} the tasks go to a server, where pressure-worker daemons run them: {instead}, "
+        f"or {local} to have local workers"
+    )
 
 
 def _check_limits(max_pending: int | None, no_workers_timeout: float | None) -> None:

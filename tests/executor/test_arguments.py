@@ -11,6 +11,7 @@ import pytest
 from pressure.executor import RedisExecutor
 
 PATIENCE = 30.0
+URL_GONE = {"PRESSURE_URL": "unset PRESSURE_URL", "url": "give no url"}
 _noted: list[int] = []
 
 
@@ -40,3 +41,29 @@ def test_workers_are_a_whole_number(kind: Any, number: Any) -> None:
     if kind is RedisExecutor:
         with pytest.raises(TypeError, match=f"integer or None, not {type(number).__name__}$"):
             kind(max_workers=number)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"max_workers": 4}, "max_workers is for .*--processes instead"),
+        ({"mp_context": multiprocessing.get_context("spawn")}, "mp_context is for .*leave it out"),
+        (
+            {"initializer": note, "max_tasks_per_child": 9, "max_workers": None},
+            "initializer and max_tasks_per_child are for .*--preload and --max-tasks-per-child instead",
+        ),
+    ],
+)
+@pytest.mark.parametrize("origin", ["PRESSURE_URL", "url"])
+def test_what_is_for_local_workers_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], named: str, origin: str
+) -> None:
+    url = "redis://:secret@127.0.0.1:1/0"
+    if origin == "url":
+        given = {**given, "url": url}
+    else:
+        monkeypatch.setenv("PRESSURE_URL", url)
+    with pytest.raises(ValueError, match=f"^{named}, or .*{URL_GONE[origin]}") as caught:
+        RedisExecutor(**given)
+    assert f"by {origin} " in str(caught.value)
+    assert "secret" not in str(caught.value)
