@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from hmac import compare_digest as _same
 from typing import Any, Protocol
 
-import cloudpickle
-
 from pressure import envelope
+from pressure.copying import OpenFileError, dumps_by_value
 from pressure.envelope import Envelope
 from pressure.python_versions import marked, unmarked
 
@@ -62,7 +61,9 @@ class _Pickle:
             return pickle.dumps(obj, _PROTOCOL)
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
-                return marked(cloudpickle.dumps(obj, _PROTOCOL))
+                return marked(dumps_by_value(obj))
+            except OpenFileError:
+                raise
             except Exception:
                 # The plain error is the one that users of the standard library know.
                 raise plain from None

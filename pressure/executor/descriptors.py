@@ -20,9 +20,8 @@ from multiprocessing import connection, resource_sharer
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, NoReturn
 
-import cloudpickle
-
 from pressure.bundles import ONCE
+from pressure.copying import TABLE, CopyingPickler
 
 __all__ = [
     "LEAST",
@@ -44,7 +43,6 @@ _PAUSE = 0.01
 
 # It grows when a program registers more.
 _extra: Any = vars(ForkingPickler)["_extra_reducers"]
-_cloudpickled: Any = cloudpickle.Pickler.dispatch_table
 _sharer: Any = vars(resource_sharer)["_resource_sharer"]
 
 
@@ -98,10 +96,11 @@ def hand_over(obj: Any, *, by_value: bool = False, local: bool) -> Handed:
     special: dict[type, Any] = {resource_sharer.DupFd: lend} if local else _REFUSED
     try:
         if by_value:
-            _ByValue(buffer, ChainMap(special, _cloudpickled, _extra if local else {})).dump(obj)
+            table = ChainMap(special, TABLE, _extra if local else {})
+            CopyingPickler(buffer, table).dump(obj)
         else:
             # What cloudpickle knows, too, stays what it makes of it: views of dicts, say.
-            more = {kind: _extra[kind] for kind in _extra.keys() - _cloudpickled.keys() if local}
+            more = {kind: _extra[kind] for kind in _extra.keys() - TABLE.keys() if local}
             pickler = pickle.Pickler(buffer, _PROTOCOL)
             others: Any = copyreg.dispatch_table
             pickler.dispatch_table = ChainMap(special, more, others)
@@ -122,13 +121,6 @@ def await_fetched(timeout: float) -> None:
     until = time.monotonic() + timeout
     while getattr(_sharer, "_cache", None) and time.monotonic() < until:
         time.sleep(_PAUSE)
-
-
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    def __init__(self, file: io.BytesIO, table: Any) -> None:
-        # It is looked for only once, when a pickler is made.
-        self.dispatch_table = table
-        super().__init__(file, _PROTOCOL)
 
 
 def _refuse(obj: Any) -> NoReturn:

@@ -16,8 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
+from pressure.copying import OpenFileError, dumps_by_value
 from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
 from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
@@ -39,6 +38,8 @@ INLINE_BYTES = 1024
 DIGEST_BYTES = 16
 INTERRUPTIONS = (TaskTimeoutError, TaskTerminatedError)
 """What may be raised anywhere in a task, also in the pickling of its result."""
+REFUSALS = (NotPortableError, OpenFileError, *INTERRUPTIONS)
+"""What is raised as it is, whatever plain pickling says."""
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
@@ -82,7 +83,7 @@ def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool
             handed.take_back()
     try:
         return _dumps_value(obj, local)
-    except (NotPortableError, *INTERRUPTIONS):
+    except REFUSALS:
         raise
     except Exception:
         raise plain from None
@@ -95,7 +96,7 @@ def _dumps_value(obj: Any, local: bool) -> bytes | Packed:
     if not buffers:
         return data
     raw = large(buffers)
-    return Packed(data, raw) if raw else marked(cloudpickle.dumps(obj, PROTOCOL))
+    return Packed(data, raw) if raw else marked(dumps_by_value(obj))
 
 
 def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
@@ -103,13 +104,13 @@ def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None =
     can't be made once more, since it has connections or sockets."""
     callback = None if buffers is None else buffers.append
     try:
-        data = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=callback)
-    except INTERRUPTIONS:
+        data = dumps_by_value(obj, callback)
+    except REFUSALS:
         raise
     except Exception as plain:
         try:
             handed = hand_over(obj, by_value=True, local=local)
-        except (NotPortableError, *INTERRUPTIONS):
+        except REFUSALS:
             raise
         except Exception:
             raise plain from None

@@ -46,11 +46,11 @@ def test_workers_are_a_whole_number(kind: Any, number: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"max_workers": 4}, "max_workers is for .*--processes instead"),
+        ({"max_workers": 4}, "max_workers is for .*--processes "),
         ({"mp_context": multiprocessing.get_context("spawn")}, "mp_context is for .*leave it out"),
         (
             {"initializer": note, "max_tasks_per_child": 9, "max_workers": None},
-            "initializer and max_tasks_per_child are for .*--preload and --max-tasks-per-child instead",
+            "initializer and max_tasks_per_child are for .*--preload and --max-tasks-per-child",
         ),
     ],
 )
@@ -63,7 +63,7 @@ def test_what_is_for_local_workers_is_refused_by_name(
         given = {**given, "url": url}
     else:
         monkeypatch.setenv("PRESSURE_URL", url)
-    with pytest.raises(ValueError, match=f"^{named}, or .*{URL_GONE[origin]}") as caught:
+    with pytest.raises(ValueError, match=f"^{named}.*, or {URL_GONE[origin]}") as caught:
         RedisExecutor(**given)
     assert f"by {origin} " in str(caught.value)
     assert "secret" not in str(caught.value)

@@ -62,6 +62,10 @@ def make_coroutine(a: int) -> Any:
     return add_soon(a, 1)
 
 
+def open_file() -> Any:
+    return open(__file__)
+
+
 class Unpicklable(Exception):
     def __init__(self, words: str) -> None:
         super().__init__(words)
@@ -317,6 +321,16 @@ def test_a_result_of_another_python_is_refused(
     monkeypatch.setattr(python_versions, "_HERE", bytes((3, 99)))
     with pytest.raises(payloads.PythonVersionError, match=r"3\.99"):
         payloads.loads(packed)
+
+
+# Open files
+
+
+def test_an_open_file_is_refused(ex: RedisExecutor, tmp_path: Path) -> None:
+    with (tmp_path / "text").open("w+") as file:
+        for future in (ex.submit(repr, file), ex.submit(lambda: file.name), ex.submit(open_file)):
+            with pytest.raises(TypeError, match=r"cannot pickle '_io\.TextIOWrapper' object"):
+                future.result(PATIENCE)
 
 
 # Exceptions

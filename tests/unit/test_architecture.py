@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "retry",
             "arguments",
             "content",
+            "copying",
             "collecting",
             "condition",
         ),
