@@ -31,11 +31,16 @@ class AsyncQueueControl:
     def __init__(self, core: Core[AsyncLink], handle: AsyncHandle) -> None:
         self._core = core
         self._handle = handle
-        self.dead_letters = AsyncDeadLetters(handle)
 
     @property
     def name(self) -> str:
         return self._core.name
+
+    @property
+    def dead_letters(self) -> AsyncDeadLetters:
+        """What could not be delivered or read, and why: `async for` (the newest first;
+        `DeadLetter`s), `count`, `replay` to put them back into the queue, `purge` to drop them."""
+        return AsyncDeadLetters(self._handle)
 
     # The queue's life
 

@@ -12,7 +12,7 @@ __all__ = ["AsyncDeadLetters"]
 
 
 class AsyncDeadLetters:
-    """The dead letters of one queue: iterate, count, replay, purge."""
+    """The dead letters of one queue, its `dead_letters`: iterate, count, replay, purge."""
 
     def __init__(self, handle: AsyncHandle) -> None:
         self._handle = handle

@@ -20,13 +20,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from joblib.parallel import (
-    AutoBatchingMixin,
-    FallbackToBackend,
-    ParallelBackendBase,
-    SequentialBackend,
-    register_parallel_backend,
-)
+try:
+    from joblib.parallel import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+        register_parallel_backend,
+    )
+except ImportError as exc:
+    raise ImportError("pressure.joblib needs joblib: pip install 'joblib>=1.5'") from exc
 
 from pressure.executor.base import TaskExecutor
 from pressure.executor.client import RedisExecutor

@@ -26,8 +26,11 @@ PAGE = 100
 class DeadLetter:
     """One dead letter, as it lies on the server. Nothing of it was unpickled.
 
+    `PressureQueue.dead_letters` has them; so has `pressure dead` in a shell.
+
     Attributes:
-        id: names it for `replay` and `purge`: the message id, or a raw item's digest, in hex.
+        id: names it for `dead_letters.replay` and `dead_letters.purge` of its queue: the message
+            id, or a raw item's digest, in hex.
         reason: `max_deliveries`, `unreadable`, `signature` or, from an executor, `worker_lost`.
         error: what was said of it, for people.
         buried_at: when, in seconds since the epoch by the server's clock.
@@ -50,7 +53,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead letters of one queue: iterate, count, replay, purge."""
+    """The dead letters of one queue, its `dead_letters`: iterate, count, replay, purge."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle

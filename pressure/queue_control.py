@@ -29,11 +29,16 @@ class QueueControl:
     def __init__(self, core: Core[Link], handle: Handle) -> None:
         self._core = core
         self._handle = handle
-        self.dead_letters = DeadLetters(handle)
 
     @property
     def name(self) -> str:
         return self._core.name
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What could not be delivered or read, and why: iterate (the newest first; `DeadLetter`s),
+        `len`, `[id]`, `replay` to put them back into the queue, `purge` to drop them."""
+        return DeadLetters(self._handle)
 
     # The queue's life
 

@@ -142,8 +142,9 @@ class TaskExecutor(Executor):
         backoff: float | Callable[[int], float] = UNCHANGED,
         capture_output: bool = UNCHANGED,
     ) -> OptionsView:
-        """This executor, with other settings for the tasks that are submitted through it: see
-        `Options`. What isn't given stays as it is here.
+        """This executor, with other settings for the tasks that are submitted through it:
+        `max_deliveries`, `timeout`, `grace`, `retries`, `retry_for`, `backoff`, `capture_output`;
+        see `Options`. What isn't given stays as it is here.
 
         The view has `submit` and `map`, and is an `Executor` itself. Raises `TypeError` and
         `ValueError` for what makes no sense.

@@ -78,11 +78,6 @@ class _Lazy:
 class TaskFuture(Future[T]):
     """As `concurrent.futures.Future`.
 
-    `cancel()` returns True only if the task was withdrawn and will never run; it asks the server
-    where the task waits there, and then takes a round trip. It returns False as well for a moment
-    in which a worker holds the task but has not begun it (it claims some milliseconds' work at
-    once).
-
     Most futures are looked at only when they are done. A lock, a condition, a deque and two lists
     for each would cost more than all else that is done to submit a task, so the state stands in the
     future itself, and everything else that the base class makes comes into being once it is needed:
@@ -221,6 +216,12 @@ class TaskFuture(Future[T]):
         return True
 
     def cancel(self) -> bool:
+        """As `Future.cancel`: True only if the task was withdrawn and will never run.
+
+        It asks the server where the task waits there, and then takes a round trip. It returns False
+        as well for a moment in which a worker holds the task but has not begun it (it claims some
+        milliseconds' work at once). What runs is ended with the executor's `terminate`.
+        """
         with self._condition:
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
                 return True

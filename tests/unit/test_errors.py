@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import queue
 import sys
@@ -31,6 +32,15 @@ def test_all_can_be_caught_by_the_names_that_the_package_has() -> None:
         assert name in pressure.__all__ and getattr(pressure, name) is cls
     for name in executor_errors.__all__:
         assert name in executor.__all__ and hasattr(executor, name)
+
+
+def test_a_missing_joblib_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "joblib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    monkeypatch.delitem(sys.modules, "pressure.joblib", raising=False)
+    with pytest.raises(ImportError, match="pip install 'joblib"):
+        importlib.import_module("pressure.joblib")
 
 
 @pytest.mark.parametrize("cls", OURS)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import pydoc
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import pressure
+import pressure.aio
 import pressure.multiprocessing as mp
+from pressure import DeadLetter, Options, PressureQueue, RedisExecutor, TaskFuture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +45,19 @@ def test_names_that_are_loaded_late_are_listed() -> None:
     told = pydoc.plain(pydoc.render_doc(pressure))
     for name in ("RedisExecutor", "TaskFuture", "current_executor", "register_by_value"):
         assert re.search(rf"^    (class )?{name}\(", told, re.MULTILINE), name
+
+
+def test_what_can_be_used_is_described() -> None:
+    """In the place where help() and editors look."""
+    for thing, words in (
+        (RedisExecutor.options, [field.name for field in fields(Options)]),
+        (TaskFuture.cancel, ["withdrawn", "round trip"]),
+        (PressureQueue.dead_letters, ["replay", "purge"]),
+        (pressure.aio.PressureQueue.dead_letters, ["replay", "purge"]),
+        (DeadLetter, ["dead_letters.replay"]),
+    ):
+        described = inspect.getdoc(thing) or ""
+        assert [word for word in words if word not in described] == []
 
 
 NAMES = """\
