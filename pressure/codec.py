@@ -16,7 +16,7 @@ from hmac import compare_digest as _same
 from typing import Any, Protocol
 
 from pressure import envelope
-from pressure.copying import OpenFileError, dumps_by_value
+from pressure.copying import RefusedError, dumps_by_value
 from pressure.envelope import Envelope
 from pressure.python_versions import marked, unmarked
 
@@ -62,7 +62,7 @@ class _Pickle:
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
                 return marked(dumps_by_value(obj))
-            except OpenFileError:
+            except RefusedError:
                 raise
             except Exception:
                 # The plain error is the one that users of the standard library know.

@@ -14,21 +14,21 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["TABLE", "CopyingPickler", "OpenFileError", "dumps_by_value"]
+__all__ = ["TABLE", "CopyingPickler", "RefusedError", "dumps_by_value"]
 
 _PROTOCOL = 5
 
 
-class OpenFileError(TypeError):
-    """An open file was to be pickled. It says so where plain pickle stumbles over something else,
-    too."""
+class RefusedError(TypeError):
+    """What belongs to one process was to be pickled. This is said, whatever else plain pickle may
+    have stumbled over before."""
 
 
 def _refuse(file: io.TextIOWrapper) -> Any:
     for name in ("stdout", "stderr"):
         if file is getattr(sys, name):
             return getattr, (sys, name)
-    raise OpenFileError(
+    raise RefusedError(
         "cannot pickle '_io.TextIOWrapper' object: an open file belongs to one process; "
         "pass its path instead"
     )
@@ -53,7 +53,7 @@ class CopyingPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def dumps_by_value(obj: Any, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
-    """As `cloudpickle.dumps`. Raises what pickling raises, and `OpenFileError`."""
+    """As `cloudpickle.dumps`. Raises what pickling raises, and `RefusedError`."""
     file = io.BytesIO()
     CopyingPickler(file, buffer_callback=buffer_callback).dump(obj)
     return file.getvalue()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
+from pressure.copying import RefusedError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.mapping import chunks, flattened, results, run_chunk
 from pressure.executor.options import UNCHANGED, Options
@@ -27,6 +28,12 @@ class TaskExecutor(Executor):
     """The methods are `concurrent.futures.Executor`'s, and take the same arguments."""
 
     _options: Options
+
+    def __reduce__(self) -> Any:
+        raise RefusedError(
+            f"cannot pickle a {type(self).__name__}: it belongs to the process that made it; tasks "
+            "that submit tasks get theirs from pressure.current_executor()"
+        )
 
     @abstractmethod
     def _submit(

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from pressure.copying import OpenFileError, dumps_by_value
+from pressure.copying import RefusedError, dumps_by_value
 from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
 from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
@@ -38,7 +38,7 @@ INLINE_BYTES = 1024
 DIGEST_BYTES = 16
 INTERRUPTIONS = (TaskTimeoutError, TaskTerminatedError)
 """What may be raised anywhere in a task, also in the pickling of its result."""
-REFUSALS = (NotPortableError, OpenFileError, *INTERRUPTIONS)
+REFUSALS = (NotPortableError, RefusedError, *INTERRUPTIONS)
 """What is raised as it is, whatever plain pickling says."""
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
 from concurrent.futures import TimeoutError as FuturesTimeoutError
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,18 @@ from tests.support.waiting import eventually
 
 def double(number: int) -> int:
     return number * 2
+
+
+class Holder:
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+
+    def run(self) -> int:
+        return self.executor.submit(double, 1).result()
+
+
+def nested_holder() -> int:
+    return current_executor().submit(Holder(current_executor()).run).result()
 
 
 def deep(levels: int) -> int:
@@ -192,6 +204,27 @@ def ex(mode: str, url: str, queue_name: str) -> Iterator[RedisExecutor]:
 def test_outside_of_a_task_there_is_none() -> None:
     with pytest.raises(RuntimeError, match="task"):
         current_executor()
+
+
+def test_an_executor_itself_is_not_for_tasks(ex: RedisExecutor) -> None:
+    class Here:
+        executor = ex.options(retries=1)
+
+        def run(self) -> None:
+            self.executor.submit(double, 1)
+
+    futures: list[Future[Any]] = [
+        ex.submit(Holder(ex).run),
+        ex.submit(Holder(ex.options(timeout=1)).run),
+        ex.submit(Here().run),
+        ex.submit(lambda: ex.submit(double, 1)),
+        ex.submit(list, [lambda: 1, ex]),
+        ex.submit(nested_holder),
+    ]
+    for future in futures:
+        with pytest.raises(TypeError, match=r"cannot pickle a .*pressure\.current_executor\(\)"):
+            future.result(PATIENCE)
+    assert ex.submit(double, 1).result(PATIENCE) == 2
 
 
 def test_a_hundred_levels_with_one_worker(ex: RedisExecutor) -> None:
