@@ -26,7 +26,7 @@ class RefusedError(TypeError):
 
 def _refuse(file: io.TextIOWrapper) -> Any:
     for name in ("stdout", "stderr"):
-        if file is getattr(sys, name):
+        if file is getattr(sys, name, None):
             return getattr, (sys, name)
     raise RefusedError(
         "cannot pickle '_io.TextIOWrapper' object: an open file belongs to one process; "
