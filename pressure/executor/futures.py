@@ -108,6 +108,8 @@ class TaskFuture(Future[T]):
     # Of the put that sent it.
     _number = 0
     _deaths: tuple[dict[str, Any], ...] = ()
+    # Whether it was taken back to be cancelled, and so will never run.
+    _taken_back = False
 
     def __init__(self, task_id: bytes, withdrawer: Withdrawer, options: Options) -> None:
         self._task_id = task_id
@@ -227,10 +229,15 @@ class TaskFuture(Future[T]):
                 return True
             if self._state != PENDING:
                 return False
-            withdrawer = self._withdrawer
-        if withdrawer is None or not withdrawer.withdraw(self._task_id):
-            return False
-        return self._withdrawn()
+        return self._take_back()
+
+    def _take_back(self) -> bool:
+        """As `cancel`, also if it has run: its worker died then, and it is in the queue again."""
+        withdrawer = self._withdrawer
+        if withdrawer is not None and withdrawer.withdraw(self._task_id):
+            return self._withdrawn()
+        # Another thread may have taken it back meanwhile, and be about to say so here.
+        return self._taken_back and self._withdrawn()
 
     def _over(self) -> None:
         """It is not sent any more."""
@@ -251,7 +258,7 @@ class TaskFuture(Future[T]):
             return True
 
     def _withdrawn(self) -> bool:
-        """The task will never run: wake whoever waits."""
+        """The task will never run: wake whoever waits. Several threads may find that out."""
         self._over()
         with self._condition:
             if self._state == RUNNING:
@@ -259,7 +266,9 @@ class TaskFuture(Future[T]):
                 self._state = PENDING
         if not super().cancel():
             return False
-        self.set_running_or_notify_cancel()
+        with self._condition:
+            if self._state == CANCELLED:
+                self.set_running_or_notify_cancel()
         return True
 
     def _Future__get_result(self) -> Any:

@@ -290,10 +290,15 @@ class Ledger:
     # Taking back
 
     def recall(
-        self, task_ids: Iterable[bytes], unblock: Callable[[], None], patience: float
+        self,
+        task_ids: Iterable[bytes],
+        unblock: Callable[[], None],
+        patience: float,
+        *,
+        cancels: bool = False,
     ) -> tuple[list[TaskFuture[Any]], list[bytes]]:
         """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
-        ends a send that waits for room."""
+        ends a send that waits for room. If the caller `cancels` them, others may say so, too."""
         with self.lock:
             wanted = [task_id for task_id in task_ids if task_id in self.tasks]
             self._recalls += 1
@@ -313,6 +318,9 @@ class Ledger:
                     for task_id in wanted
                     if task_id in self.tasks and task_id not in self.sent
                 ]
+                if cancels:
+                    for task in taken:
+                        task._taken_back = True
             finally:
                 self._recalls -= 1
                 self.idle = False
@@ -320,10 +328,13 @@ class Ledger:
                 self._room.notify_all()
             return taken, sent
 
-    def forget(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
-        """These are over."""
+    def forget(self, task_ids: Iterable[bytes], *, cancels: bool = False) -> list[TaskFuture[Any]]:
+        """These are over: taken back, for one; see `recall`."""
         with self.lock:
             taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
+            if cancels:
+                for task in taken:
+                    task._taken_back = True
             self.condition.notify_all()
             self._room.notify_all()
             return taken

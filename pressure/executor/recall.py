@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -57,6 +58,9 @@ class Recall:
         self._done = done
         self._process = os.getpid()
         self._withdrawer: Withdrawer | None = None
+        # Whoever finds a task no more in the queue sees that another thread has taken it back.
+        # Reentrant, for signal handlers.
+        self._asking = threading.RLock()
         self.unwanted: deque[bytes] = deque()
         """What `cancel_unwanted` is to cancel: what the garbage collector has found."""
 
@@ -69,7 +73,12 @@ class Recall:
             self._withdrawer.close()
 
     def withdraw(self, task_id: bytes) -> bool:
-        return bool(self._withdraw([task_id], 0.0))
+        withdrawn = self._withdraw([task_id], 0.0)
+        others = [task for task in withdrawn if task._task_id != task_id]
+        # An earlier call had taken these out without hearing of it.
+        for task in others:
+            task._withdrawn()
+        return len(withdrawn) > len(others)
 
     def withdraw_many(self, task_ids: Iterable[bytes]) -> list[TaskFuture[Any]]:
         return self._withdraw(task_ids, GIVEN_BACK)
@@ -105,26 +114,32 @@ class Recall:
             # This thread may hold any lock.
             self.unwanted.extend(task_ids)
             return []
-        withdrawn = self.take_back(task_ids, patience)
+        withdrawn = self.take_back(task_ids, patience, cancels=True)
         self._tally.cancelled += len(withdrawn)
         self._done()
         return [task for task in withdrawn]
 
-    def take_back(self, task_ids: Iterable[bytes], patience: float = 0.0) -> list[TaskFuture[Any]]:
+    def take_back(
+        self, task_ids: Iterable[bytes], patience: float = 0.0, *, cancels: bool = False
+    ) -> list[TaskFuture[Any]]:
         """Those of the tasks that nobody had begun; they will never run. What workers have claimed
         and don't begin soon comes back to the queue: with `patience` (seconds) that is waited for,
-        and the queue is looked through once more."""
+        and the queue is looked through once more. With `cancels` the futures are to be cancelled,
+        by the caller or by whoever wants that besides."""
         self._conclude()
-        taken, sent = self._ledger.recall(task_ids, self._unblock_sender, RECALL_PATIENCE)
+        taken, sent = self._ledger.recall(
+            task_ids, self._unblock_sender, RECALL_PATIENCE, cancels=cancels
+        )
         until = time.monotonic() + patience
         while sent and self._withdrawer is not None:
             try:
-                found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
+                with self._asking:
+                    found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
+                    taken += self._ledger.forget(found, cancels=cancels)
             except PressureError as exc:
                 # What it did is found out by `settle`.
                 log.warning("could not cancel: %s", exc)
                 break
-            taken += self._ledger.forget(found)
             sent = self._claimed(sent, until)
         return taken
 
@@ -140,8 +155,10 @@ class Recall:
     def settle(self) -> None:
         """Find out what became of a withdrawal whose reply was lost. Raises `PressureError`."""
         if self._withdrawer is not None:
-            found = self._withdrawer.settle(time.monotonic() + SETTLE_PATIENCE)
-            for task in self._ledger.forget(found):
+            with self._asking:
+                found = self._withdrawer.settle(time.monotonic() + SETTLE_PATIENCE)
+                taken = self._ledger.forget(found, cancels=True)
+            for task in taken:
                 task._withdrawn()
 
     def _unblock_sender(self) -> None:
