@@ -202,8 +202,7 @@ class Dispatcher:
             self.on_idle()
 
     def _look_after(self) -> None:
-        if self._recall.unwanted:
-            self._recall.cancel_unwanted()
+        self._recall.cancel_unwanted(self._ending.unended(self.ledger.tasks))
         try:
             self._recovery.check()
             self.shelf.tidy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Container
 from concurrent.futures import wait
 from typing import Any
 
@@ -24,8 +25,8 @@ PATIENCE = (0.03, 0.05, 0.1, 0.2, 0.0)
 class Ending:
     """Knows which supervisors look after the tasks that run, and sends them orders.
 
-    A task that is wanted before it is known to run is ended when it starts. So is one that runs
-    again since its worker died meanwhile.
+    A task that is wanted before it is known to run is ended when it starts. One whose worker died
+    is withdrawn once it is in the queue again, or ended when it starts once more.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -57,7 +58,10 @@ class Ending:
             return False
         task_id = future._task_id
         for patience in PATIENCE:
-            if future.cancel():
+            if future.running():
+                self._reap()
+            if future._take_back():
+                self.over(task_id)
                 return True
             if self.want(task_id, grace):
                 self.send()
@@ -67,6 +71,26 @@ class Ending:
                 self.over(task_id)
                 return future.cancelled() or isinstance(future.exception(), TaskTerminatedError)
         return True
+
+    def _reap(self) -> None:
+        """Have what dead workers held put back into the queue, should nobody else be there."""
+        try:
+            self._channel.renew(())
+        except PressureError as exc:
+            log.debug("nobody looked for dead workers: %s", exc)
+
+    def unended(self, outstanding: Container[bytes]) -> list[bytes]:
+        """What was to end, and is still outstanding: it may be in the queue again."""
+        if not self._wanted:
+            return []
+        with self._lock:
+            for task_id in [id for id in self._wanted if id not in outstanding]:
+                self._supervisors.pop(task_id, None)
+                del self._wanted[task_id]
+            task_ids = list(self._wanted)
+        if task_ids:
+            self._reap()
+        return task_ids
 
     @property
     def heeds(self) -> bool:

@@ -98,9 +98,13 @@ class Recall:
                 task_ids = [id for id in ledger.tasks if id not in spared]
             self._cancel(task_ids)
 
-    def cancel_unwanted(self) -> None:
+    def cancel_unwanted(self, others: Iterable[bytes]) -> None:
+        """Cancel what is unwanted, and these."""
         # One by one, since more may come meanwhile.
-        self._cancel([self.unwanted.popleft() for _ in range(len(self.unwanted))])
+        task_ids = [self.unwanted.popleft() for _ in range(len(self.unwanted))]
+        task_ids += others
+        if task_ids:
+            self._cancel(task_ids)
 
     def _cancel(self, task_ids: list[bytes]) -> None:
         for future in self.withdraw_many(task_ids):

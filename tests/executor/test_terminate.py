@@ -16,6 +16,7 @@ import redis
 
 from pressure.executor import RedisExecutor, TaskFuture, TaskTerminatedError, interrupts
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
+from tests.executor.programs import program
 from tests.support.waiting import eventually
 
 # What runs in workers
@@ -169,6 +170,36 @@ def test_it_finds_the_right_one_of_many(url: str, queue_name: str, tmp_path: Pat
         for future in futures[1::2]:
             assert ex.terminate(future)
             assert isinstance(future.exception(PATIENCE), TaskTerminatedError)
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed", "killed as it is terminated"])
+def test_a_task_whose_daemon_is_gone_is_withdrawn(
+    url: str, queue_name: str, path: str, how: str
+) -> None:
+    """It runs no more, whatever its future says: it is in the queue again, or on its way there."""
+    arguments = ("--queue", queue_name, "--processes", "1", "--grace", "0", "--lease", "1")
+    with (
+        program(url, *arguments) as worker,
+        RedisExecutor(url=url, queue=queue_name) as ex,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(ex.shutdown, wait=False, cancel_futures=True)
+        future = ex.submit(note_and_sleep, path)
+        assert started(path) and eventually(future.running, PATIENCE)
+        if how == "stopped":
+            worker.process.terminate()
+        else:
+            worker.process.kill()
+        worker.wait()
+        if how == "killed":
+            time.sleep(1.5)
+        assert ex.terminate(future)
+        if how == "killed as it is terminated":
+            # Its lease is not over yet, so that it is looked for again.
+            assert eventually(future.done, PATIENCE)
+        assert future.cancelled()
+        assert not ex._engine.dispatcher._ending.unended(())
+    assert len(Path(path).read_text().splitlines()) == 1
 
 
 @pytest.mark.leaves_no_keys
