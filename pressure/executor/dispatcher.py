@@ -210,7 +210,7 @@ class Dispatcher:
             log.warning("the server could not be asked whether all is there: %s", exc)
 
     def _next(self, consumer: Consumer) -> Delivery | None:
-        return None if self._away_since is not None else consumer.next()
+        return None if self._away_since is not None else consumer.next(self._recovery.look_by)
 
     def _held(self, consumer: Consumer, deliveries: list[Delivery]) -> list[Delivery]:
         """Without those whose large parts are gone since the server has lost everything: that is
@@ -269,6 +269,8 @@ class Dispatcher:
                 elif answer.kind == Kind.DEATH:
                     with contextlib.suppress(ValueError):
                         task._deaths += (answer.json(),)
+            if answers:
+                ledger.heard_at = time.monotonic()
             ledger.settled()
         # Not under the ledger's lock: the garbage collector may want that in a thread that holds a
         # future's.

@@ -66,6 +66,8 @@ class Ledger:
         self.finishing = False
         self.failure: BaseException | None = None
         self._unsent: deque[bytes] = deque()
+        self.heard_at = 0.0
+        """When the last answer or notice came (monotonic)."""
         self.idle = False
         """Whether the sender waits for something to do."""
         self._recalls = 0
@@ -123,8 +125,9 @@ class Ledger:
     def _is_over(self) -> bool:
         return self.finishing or self.failure is not None
 
-    def next_batch(self) -> Batch | None:
-        """What is to be sent next, once there is something; None at the end."""
+    def next_batch(self, patience: float | None = None) -> Batch | None:
+        """What is to be sent next, once there is something: nothing, after `patience` (seconds).
+        None at the end."""
         with self.lock:
             while True:
                 self.idle = False
@@ -137,7 +140,8 @@ class Ledger:
                         return batch
                     continue
                 self.idle = True
-                self.condition.wait()
+                if not self.condition.wait(patience):
+                    return Batch([], [], self.losses)
 
     def _take(self, room: int) -> Batch:
         records: list[Record] = []

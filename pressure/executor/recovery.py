@@ -61,13 +61,17 @@ class Recovery:
         self._stored = stored
         self._bound = bound
         self._heed_workers = heed_workers
-        self._no_workers_timeout = no_workers_timeout
+        self._no_workers_timeout = no_workers_timeout if heed_workers else None
         self._lock = threading.Lock()
         self._every = CHECK
-        if no_workers_timeout is not None:
+        self.tick: float | None = None
+        """How often (seconds) to `look`."""
+        if no_workers_timeout is not None and heed_workers:
             self._every = min(CHECK, max(0.1, no_workers_timeout / 2))
-        self._alone_since: float | None = None
+            self.tick = min(SOON, max(0.1, no_workers_timeout))
         self._alone_said = False
+        # When somebody was there last, or nobody was needed; and since when tasks wait.
+        self._seen_at = self._waiting_since = 0.0
         self.check_at = time.monotonic() + SOON
         """When `check` is due."""
         self.sent_at = 0.0
@@ -80,6 +84,29 @@ class Recovery:
         self._producer = Producer(self._channel)
         self._recall.begin()
         return self._producer
+
+    def sent(self, now: float) -> None:
+        """Something was sent."""
+        if self._waiting_since <= max(self._seen_at, self._ledger.heard_at):
+            self._waiting_since = now
+            if self._no_workers_timeout is not None:
+                self.check_at = min(self.check_at, now + self._no_workers_timeout)
+
+    @property
+    def look_by(self) -> float | None:
+        """When `check` is due at the latest, though nothing comes; None: that has time."""
+        if self._no_workers_timeout is None:
+            return None
+        waits = self._waiting_since > max(self._seen_at, self._ledger.heard_at)
+        return self.check_at if waits else None
+
+    def look(self) -> None:
+        """Have the listener `check` now, should that be overdue."""
+        if self.look_by is not None and self.look_by < time.monotonic():
+            try:
+                self._reply.unblock()
+            except PressureError as exc:
+                log.debug("the listener could not be unblocked: %s", exc)
 
     # Losses
 
@@ -112,7 +139,7 @@ class Recovery:
         self.check_at = time.monotonic() + self._every
         losses, there = self._ledger.in_queue()
         if not there:
-            self._alone_since, self._alone_said = None, False
+            self._seen()
             return
         try:
             standing = self._producer.standing()
@@ -147,16 +174,18 @@ class Recovery:
 
     def _look_for_workers(self, workers: int, tasks: int) -> None:
         if workers:
-            self._alone_since, self._alone_said = None, False
+            self._seen()
             return
         now = time.monotonic()
         self.check_at = now + min(self._every, SOON)
-        self._alone_since = self._alone_since or now
-        alone = now - self._alone_since
+        since = max(self._waiting_since, self._seen_at, self._ledger.heard_at)
+        alone = now - since
         limit = self._no_workers_timeout
+        if limit is not None and alone < limit:
+            self.check_at = min(self.check_at, since + limit)
         where = f"queue {self._channel.name!r} at {self._channel.handle.address}"
         if limit is not None and alone >= limit:
-            self._give_up(f"no worker has served {where} for {alone:.0f} s: start pressure-worker")
+            self._give_up(f"no worker has served {where} for {alone:.1f} s: start pressure-worker")
         elif alone >= ALONE and not self._alone_said:
             self._alone_said = True
             log.warning(
@@ -165,7 +194,12 @@ class Recovery:
                 tasks,
             )
 
+    def _seen(self) -> None:
+        """Tasks that wait from now on wait for workers anew."""
+        self._seen_at, self._alone_said = time.monotonic(), False
+
     def _give_up(self, why: str) -> None:
+        self._seen()
         # Out of the queue first, or they would run when a worker comes after all.
         everything = list(self._ledger.tasks)
         tasks = self._recall.take_back(everything)

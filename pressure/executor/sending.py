@@ -57,7 +57,11 @@ class Sender:
         if self._may_be_pruned():
             # That thread concedes it first.
             return False
-        return self._early.submit(task_id, task)
+        if not self._early.submit(task_id, task):
+            return False
+        if self._recovery.tick is not None:
+            self._recovery.sent(time.monotonic())
+        return True
 
     def conclude(self, *, insist: bool) -> None:
         """Find out what became of a task that was sent early; wait for that if the caller insists
@@ -69,7 +73,10 @@ class Sender:
         producer = self.producer
         losses = 0
         try:
-            while (batch := self._ledger.next_batch()) is not None:
+            while (batch := self._ledger.next_batch(self._recovery.tick)) is not None:
+                if not batch.records:
+                    self._recovery.look()
+                    continue
                 if self._early.is_due:
                     # Should that not have been accepted, it comes first, under its old number.
                     self._delivered(batch, 0)
@@ -126,5 +133,7 @@ class Sender:
         return time.monotonic() - self._recovery.sent_at > PRUNED
 
     def _delivered(self, batch: Batch, accepted: int) -> None:
-        self._recovery.sent_at = time.monotonic()
+        now = self._recovery.sent_at = time.monotonic()
+        if accepted:
+            self._recovery.sent(now)
         self._recovery.fail_lost(self._ledger.delivered(batch, accepted, self.producer.number))

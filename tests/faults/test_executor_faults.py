@@ -619,6 +619,24 @@ def test_without_workers_there_may_be_an_error(
     assert do.lines(path) == []
 
 
+@pytest.mark.parametrize("sent", ["at first", "later"])
+def test_that_there_are_no_workers_is_an_error_in_time(
+    make_executor: Callable[..., RedisExecutor], sent: str
+) -> None:
+    executor = make_executor(no_workers_timeout=0.5)
+    if sent == "later":
+        # The listener has waited for a while when there is something to wait for.
+        executor._engine.start()
+        time.sleep(0.3)
+    for number in (1, 50):
+        begun = time.monotonic()
+        futures = [executor.submit(do.square, x) for x in range(number)]
+        for future in futures:
+            # Within a time in which the server is asked once whether it has what was sent.
+            assert isinstance(future.exception(3.5), NoWorkersError)
+        assert time.monotonic() - begun >= 0.5
+
+
 def test_an_answer_that_is_signed_with_another_key_is_an_error(
     daemon: Daemon, make_executor: Callable[..., RedisExecutor]
 ) -> None:

@@ -63,7 +63,7 @@ def test_the_sender_sees_to_a_producer_that_the_server_may_have_forgotten() -> N
     """What is put early is dropped if the server knows less of its producer than was confirmed."""
     producer = SlowProducer()
     producer.go_on.set()
-    recovery: Any = SimpleNamespace(sent_at=time.monotonic() - PRUNED - 1)
+    recovery: Any = SimpleNamespace(sent_at=time.monotonic() - PRUNED - 1, tick=None)
     channel = cast(Channel, None)
     ledger = cast(Ledger, LedgerStub())
     sender = Sender(channel, channel, ledger, recovery, set(), lambda exc: None)
