@@ -85,7 +85,7 @@ class Dispatcher:
         self._prefix = os.urandom(8)
         self._numbers = itertools.count()
         self.ledger = Ledger(window, BATCH, max_pending)
-        self._retries = Retries(self._again, self._over)
+        self._retries = Retries(self.ledger, self._over)
         self._ending = Ending(channel)
         self._recall = Recall(
             channel,
@@ -301,16 +301,13 @@ class Dispatcher:
                 self.tally.answered(answer)
         except Exception as exc:
             log.error("task %s: %s", task.task_id, exc)
+            self.ledger.forget([task._task_id])
             settle(task, None, exc)
             self._over(task)
-
-    def _again(self, task: TaskFuture[Any]) -> None:
-        self.ledger.again(task._task_id)
 
     def _over(self, task: TaskFuture[Any]) -> None:
         if task.done():
             self.tally.ended(task)
-        self.ledger.forget([task._task_id])
         self._nudge()
 
     def _sign_off(self, consumer: Consumer, acks: list[bytes]) -> None:

@@ -191,6 +191,7 @@ class _NestedDispatcher(Dispatcher):
                 self._resolve_one(task, unpack_answer(bytes(answer)))
         except BaseException as exc:
             # It was this thread's own task that was interrupted.
+            self.ledger.forget([task._task_id])
             settle(task, None, exc)
             raise
         if _in_main_thread():

@@ -23,6 +23,7 @@ from pressure.executor.errors import (
     TaskTerminatedError,
 )
 from pressure.executor.futures import TaskFuture
+from pressure.executor.ledger import Ledger
 from pressure.executor.records import Answer
 
 __all__ = ["Retries"]
@@ -34,12 +35,10 @@ FINAL = (TaskTerminatedError, TaskPayloadError, ResultPayloadError, NestingError
 
 
 class Retries:
-    """`again` sends a task once more if it is still wanted; `over` forgets one that is done."""
+    """`ledger` sends a task once more if it is still wanted; `over` hears of each that is done."""
 
-    def __init__(
-        self, again: Callable[[TaskFuture[Any]], None], over: Callable[[TaskFuture[Any]], None]
-    ) -> None:
-        self._again = again
+    def __init__(self, ledger: Ledger, over: Callable[[TaskFuture[Any]], None]) -> None:
+        self._ledger = ledger
         self._over = over
         self._condition = threading.Condition(threading.Lock())
         self._waiting: list[tuple[float, int, TaskFuture[Any]]] = []
@@ -51,6 +50,8 @@ class Retries:
         result, error = outcome(task, answer)
         if error is not None and self._retry(task, error):
             return
+        # First: once it is resolved there is nothing that could be sent.
+        self._ledger.forget([task._task_id])
         resolve(task, answer, result, error)
         self._over(task)
 
@@ -91,7 +92,7 @@ class Retries:
                     self._condition.wait(left)
                     continue
                 task = heapq.heappop(self._waiting)[2]
-            self._again(task)
+            self._ledger.again(task._task_id)
             del task
 
     def close(self) -> None:

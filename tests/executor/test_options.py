@@ -284,6 +284,17 @@ def test_the_last_error_counts(ex: RedisExecutor, tmp_path: Path) -> None:
     assert attempts_so_far(path) == 3
 
 
+@pytest.mark.parametrize("fails", [1, 100])
+def test_what_is_over_can_not_be_sent_again(ex: RedisExecutor, tmp_path: Path, fails: int) -> None:
+    """What it would be sent by is gone once its future is done."""
+    outstanding = ex._engine.dispatcher.ledger.tasks
+    seen: list[bool] = []
+    future = ex.options(retries=2, backoff=0.01).submit(count, str(tmp_path / "runs"), fail=fails)
+    future.add_done_callback(lambda _: seen.append(future._task_id in outstanding))
+    assert (future.exception(PATIENCE) is None) == (fails == 1)
+    assert eventually(lambda: seen == [False])
+
+
 def test_only_the_given_errors_are_retried(ex: RedisExecutor, tmp_path: Path) -> None:
     path = str(tmp_path / "runs")
     retrying = ex.options(retries=5, retry_for=(KeyError, OSError), backoff=0.01)
