@@ -7,6 +7,7 @@ import contextlib
 import copy
 import logging
 import pickle
+import traceback
 from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
 from typing import Any
@@ -25,6 +26,7 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.records import Answer, Kind, read_head, split_answers, unpack_answer
 
 __all__ = [
+    "explained",
     "finish",
     "fresh",
     "outcome",
@@ -144,6 +146,18 @@ def settle(future: TaskFuture[Any], result: Any, error: BaseException | None) ->
     except BaseException:
         # Out of a callback. The thread that calls them serves all other futures, too.
         log.exception("a callback of task %s failed", future.task_id)
+
+
+def explained(exc: BaseException) -> BaseException:
+    """What kept a task from being pickled, as the stdlib hands it out: its cause is its traceback
+    as text. Without the frame that caught it, which refers to the future."""
+    caught = exc.__traceback__
+    text = "".join(traceback.format_exception(exc))
+    if exc.__suppress_context__:
+        # Nobody is to see it: the failure of a second way to pickle it, mostly.
+        exc.__context__ = None
+    exc.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    return exc.with_traceback(caught and caught.tb_next)
 
 
 def fresh(exc: BaseException) -> BaseException:

@@ -25,7 +25,7 @@ from pressure.errors import (
     QueueDoesNotExistError,
     ServerUnavailableError,
 )
-from pressure.executor.answers import finish, fresh, read_all, settle, start
+from pressure.executor.answers import explained, finish, fresh, read_all, settle, start
 from pressure.executor.ending import Ending
 from pressure.executor.errors import ResultPayloadError
 from pressure.executor.futures import TaskFuture
@@ -152,9 +152,7 @@ class Dispatcher:
             raise
         except BaseException as exc:
             self.ledger.refused += 1
-            # Without this frame, which refers to the future.
-            traceback = exc.__traceback__
-            settle(future, None, exc.with_traceback(traceback and traceback.tb_next))
+            settle(future, None, explained(exc))
             return future
         ledger = self.ledger
         if ledger.idle and self._sender.submit(task_id, future):

@@ -124,9 +124,16 @@ def test_what_cannot_be_pickled_is_the_future_s_error(executor: Executor) -> Non
     argument = executor.submit(do.square, do.Unpicklable())  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError, match="not to be pickled"):
         argument.result(WAIT)
+    error = argument.exception()
+    assert error is not None
+    assert type(error.__cause__).__name__ == "_RemoteTraceback" and error.__context__ is None
+    assert "Traceback" in str(error.__cause__) and "in __reduce__" in str(error.__cause__)
     lock = executor.submit(do.square, threading.Lock())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="pickle"):
         lock.result(WAIT)
+    error = lock.exception()
+    assert error is not None
+    assert "cannot pickle" in str(error.__cause__) and error.__context__ is None
     assert executor.submit(do.square, 2).result(WAIT) == 4
 
 
