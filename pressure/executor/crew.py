@@ -75,7 +75,7 @@ class Daemon:
 
 
 class Crew:
-    """`size` worker processes of the context `context`, made by `post(notes_path, stderr)`. They
+    """`size` worker processes of the context `context`, made by `post(notes, stderr)`. They
     serve the queues of `channels`, which have the same client id.
 
     `broken` is called once, with an error, when the initializer fails in a worker, or when it is
@@ -87,7 +87,7 @@ class Crew:
         self,
         size: int,
         channels: Sequence[Channel],
-        post: Callable[[str, Any], Post],
+        post: Callable[[Any, Any], Post],
         *,
         context: Any = None,
         broken: Callable[[BaseException], None] | None = None,

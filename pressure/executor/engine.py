@@ -93,7 +93,7 @@ class Engine:
                 queue, address, tag=queue, prefix=prefix, settings=settings
             )
 
-            def post(notes: str, stderr: Any) -> Post:
+            def post(notes: Any, stderr: Any) -> Post:
                 return Post(
                     address=address,
                     queues=(queue,),

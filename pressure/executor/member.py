@@ -31,7 +31,6 @@ class Member:
         self,
         process: Any,
         notes: Notes,
-        path: str,
         started: float,
         stderr: int,
         sink: Sink,
@@ -49,7 +48,6 @@ class Member:
         """Whether it was killed since its supervisor is to end."""
         self.why = ""
         """Why it was killed, if its supervisor did that for a reason of the process's own."""
-        self._path = path
         self._sink = sink
         self._stood_still = False
         self._tail: deque[str] = deque(maxlen=STDERR_LINES)
@@ -119,8 +117,6 @@ class Member:
             self._tail.append(self._partial.decode(errors="replace"))
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
         return list(self._tail)
 
     def _close_stderr(self) -> None:

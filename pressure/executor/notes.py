@@ -12,6 +12,7 @@ import os
 import struct
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 from pressure.executor.measures import MEASURES_BYTES, Measures
 
@@ -79,25 +80,19 @@ class Snapshot:
 class Notes:
     """The record of one worker: the worker writes it, the supervisor reads it."""
 
-    def __init__(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            self._map = mmap.mmap(descriptor, _SIZE)
-        finally:
-            os.close(descriptor)
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, _SIZE)
         self._failed = 0
         self.measures = Measures(self._map, _MEASURES_AT)
 
     @classmethod
-    def create(cls) -> tuple[str, Notes]:
-        """A new record in a private file; returns its path, too. The worker removes the file when
-        it has opened it, so that nothing stays if all are killed."""
-        descriptor, path = tempfile.mkstemp(prefix="pressure-")
-        try:
-            os.write(descriptor, b"\0" * _SIZE)
-        finally:
-            os.close(descriptor)
-        return path, cls(path)
+    def create(cls) -> tuple[Connection, Notes]:
+        """A new record in a file without a name, so that nothing stays if all are killed; returns
+        the file, too, in a form in which it can be given to a process in whichever way that is
+        started."""
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(b"\0" * _SIZE)
+            return Connection(os.dup(file.fileno())), cls(file.fileno())
 
     def consumer(self, consumer: bytes, queue: int = 0, *, ready: bool = True) -> None:
         """Note under which consumer id this worker claims from a queue, or, if it is not `ready`,

@@ -25,16 +25,17 @@ DEFAULT_BOUND = 10_000
 class Post:
     """Where a worker works. It is sent to the process, so it holds what that needs to connect.
 
-    `queues` are served without starving any. `stderr` is a `multiprocessing` connection: its
-    descriptor becomes the process's stderr. With `burst`, the process ends when the queues are
-    empty, and notes that it is retired.
+    `queues` are served without starving any. `notes` and `stderr` are `multiprocessing`
+    connections: the descriptor of one is of the file of the process's notes, that of the other
+    becomes its stderr. With `burst`, the process ends when the queues are empty, and notes that it
+    is retired.
     """
 
     address: Address
     queues: tuple[str, ...]
     prefix: str
     settings: Settings
-    notes: str
+    notes: Any
     max_tasks: int | None
     stderr: Any = None
     initializer: Callable[..., object] | None = None

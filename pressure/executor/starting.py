@@ -22,20 +22,20 @@ __all__ = ["start_worker"]
 def start_worker(
     context: Any,
     target: Callable[[Post], None],
-    post: Callable[[str, Any], Post],
+    post: Callable[[Any, Any], Post],
     sink: Sink,
     register: Callable[[Member], None],
     *,
     supervisor: bytes,
     measured: bool,
 ) -> None:
-    """Start a process of this context that runs `target` with what `post` makes of the path of its
+    """Start a process of this context that runs `target` with what `post` makes of the file of its
     notes and of its stderr. `register` is told of it, also if this is cut short."""
     _start_helpers(context.get_start_method())
     # The child unblocks them when it has handlers of its own.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
-        path, notes = Notes.create()
+        file, notes = Notes.create()
         notes.supervisor = supervisor
         notes.measures.wanted = measured
         read, write = os.pipe()
@@ -43,21 +43,21 @@ def start_worker(
         writer = Connection(write, readable=False)
         process = member = None
         try:
-            process = context.Process(target=target, args=(post(path, writer),))
+            process = context.Process(target=target, args=(post(file, writer),))
             process.start()
-            member = Member(process, notes, path, time.monotonic(), read, sink)
+            member = Member(process, notes, time.monotonic(), read, sink)
             register(member)
         except BaseException:
             if process is not None and process.pid is not None:
                 # It was Ctrl-C: blocked here, but perhaps not in another thread.
-                register(member or Member(process, notes, path, time.monotonic(), read, sink))
+                register(member or Member(process, notes, time.monotonic(), read, sink))
             else:
                 os.close(read)
                 notes.close()
-                os.unlink(path)
             raise
         finally:
             writer.close()
+            file.close()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

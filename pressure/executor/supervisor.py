@@ -99,7 +99,7 @@ class Supervisor:
             daemon=Daemon(plan.name, self._obey, sink, scales, self._books),
         )
 
-    def _post(self, notes: str, stderr: Any) -> Post:
+    def _post(self, notes: Any, stderr: Any) -> Post:
         plan = self._plan
         return Post(
             address=plan.address,

@@ -70,8 +70,8 @@ def work(post: Post) -> None:
     # `sys.stderr` may be anything, or nothing.
     faulthandler.enable(2)
     prepare_signals(daemon=daemon)
-    notes = Notes(post.notes)
-    os.unlink(post.notes)
+    notes = Notes(post.notes.fileno())
+    post.notes.close()
     asked_to_stop = post.initialize()
     worker = Worker(post, notes)
     for number in (signal.SIGTERM, signal.SIGHUP) if daemon else (signal.SIGTERM,):

@@ -44,7 +44,7 @@ def test_tasks_are_given_back_before_a_successor_is_forked(
 
     monkeypatch.setattr(channel, "notify", slowly)
 
-    def post(notes: str, stderr: Any) -> Post:
+    def post(notes: Any, stderr: Any) -> Post:
         """Called right before a process is forked."""
         sizes.append(channel.size())
         if len(sizes) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,20 @@ def script(body: str, timeout: float = WAIT) -> tuple[int, str, str]:
         env={**os.environ, "PYTHONWARNDEFAULTENCODING": "0"},
     )
     return done.returncode, done.stdout, done.stderr
+
+
+KILLED = """
+import multiprocessing, os, signal, sys, time
+sys.path[:0] = {path!r}
+from pressure.executor import RedisExecutor
+
+if __name__ == "__main__":
+    ex = RedisExecutor(2, mp_context=multiprocessing.get_context({method!r}))
+    ex.submit(time.sleep, 60)
+    while not ex._processes:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.mark.parametrize(
@@ -262,6 +277,24 @@ def test_a_local_executor_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert eventually(lambda: open_files() <= files)
     assert os.listdir(place) == []
     os.rmdir(place)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_client_that_is_killed_while_its_workers_start_leaves_no_file(method: str) -> None:
+    """The server's go when it has noticed, and what `multiprocessing` leaves is its own."""
+
+    def left() -> list[str]:
+        return [name for name in os.listdir(place) if not name.startswith("pymp-")]
+
+    with tempfile.TemporaryDirectory(prefix="pt-", dir="/tmp", ignore_cleanup_errors=True) as place:
+        program = Path(place, "program.py")
+        program.write_text(KILLED.format(path=sys.path, method=method))
+        done = subprocess.run(
+            [sys.executable, program], env={**os.environ, "TMPDIR": place}, timeout=WAIT * 2
+        )
+        assert done.returncode == -signal.SIGKILL
+        program.unlink()
+        assert eventually(lambda: not left(), WAIT), left()
 
 
 def test_a_clean_end_leaves_no_key(client: redis.Redis, queue_name: str, url: str) -> None:

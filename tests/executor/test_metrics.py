@@ -23,9 +23,9 @@ from tests.support.waiting import eventually
 
 class TestMeasures:
     def test_are_read_as_they_were_counted(self) -> None:
-        path, writer = Notes.create()
-        reader = Notes(path)
-        os.unlink(path)
+        file, writer = Notes.create()
+        reader = Notes(file.fileno())
+        file.close()
         wanted = [writer.measures.wanted]
         reader.measures.wanted = True
         assert [*wanted, writer.measures.wanted] == [False, True]

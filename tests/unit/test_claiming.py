@@ -26,8 +26,8 @@ def test_claims_of_short_tasks_grow_though_many_share_them() -> None:
 
 
 def test_what_is_noted_of_a_claim_overwrites_nothing_else() -> None:
-    path, notes = Notes.create()
-    os.unlink(path)
+    file, notes = Notes.create()
+    file.close()
     consumer = os.urandom(16)
     notes.consumer(consumer)
     tasks = [os.urandom(16) for _ in range(MOST_CLAIMED + 500)]

@@ -104,10 +104,10 @@ class _Worker:
 
 @pytest.fixture
 def worker() -> Iterator[_Worker]:
-    path, notes = Notes.create()
+    file, notes = Notes.create()
     yield _Worker(7, time.monotonic(), notes)
     notes.close()
-    os.unlink(path)
+    file.close()
 
 
 def judged(worker: _Worker, away_since: float | None = None) -> tuple[bool, str]:
