@@ -54,8 +54,10 @@ class Program:
 
     def workers_told(self) -> int:
         """How often a worker has written its stacks. (None of its threads is the current one if
-        the signal came to one that was just being started.)"""
-        return len(re.findall(r'worker\.py\\?", line \d+ in work\b', self.output))
+        the signal came to one that was just being started.) What two of them write at once may be
+        mixed in the midst of a word, so the words that stand there once are counted each."""
+        once = (r"in work\b", r"in _launch\b", r"in _Popen\b")
+        return max(len(re.findall(word, self.output)) for word in once)
 
     def wait(self) -> int:
         code = self.process.wait(PATIENCE)
