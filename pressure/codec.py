@@ -143,7 +143,9 @@ class Signer:
         if not item.flags & envelope.SIGNED:
             raise BadSignature("it is not signed, and this client has a key")
         if item.key_id not in self._states:
-            raise BadSignature(f"it is signed with an unknown key (id {item.key_id.hex()})")
+            here = " or ".join(key_id.hex() for key_id in self._states)
+            theirs = item.key_id.hex()
+            raise BadSignature(f"it is signed with an unknown key (id {theirs}; {here} is known)")
         return self.begin(envelope.signed_part(item.item), item.key_id)
 
 

@@ -43,6 +43,12 @@ log = logging.getLogger("pressure.executor")
 RemoteTraceback: Any = vars(concurrent.futures.process)["_RemoteTraceback"]
 
 
+OTHER_KEY = (
+    "unless somebody has altered it, the workers sign with another key than this program, or only "
+    "one side has one: give both the same (PRESSURE_KEY, key=, --key-file); `pressure doctor` "
+    "compares them. Whether the task ran is not known"
+)
+
 # What many tasks return needs no unpickling.
 _CONSTANTS = {pickle.dumps(value, pickling.PROTOCOL): value for value in (None, True, False)}
 _SHORT = max(map(len, _CONSTANTS))
@@ -62,7 +68,8 @@ def read(delivery: Delivery, most_bytes: int) -> list[tuple[bytes, Answer | str]
     """What an item says of each of its tasks: an answer, or why it can't be read. `most_bytes` is
     what an answer may have."""
     if delivery.error:
-        return [(id, delivery.error) for id in _concerned(delivery)]
+        why = f"{delivery.error}; {OTHER_KEY}" if delivery.refused else delivery.error
+        return [(id, why) for id in _concerned(delivery)]
     try:
         several = split_answers(delivery.body)
         if several is None:

@@ -298,7 +298,8 @@ class Dispatcher:
                 finish(task, answer)
                 self.tally.answered(answer)
         except Exception as exc:
-            log.error("task %s: %s", task.task_id, exc)
+            said = answer if isinstance(answer, str) else exc
+            log.error("task %s: %s", task.task_id, said)
             self.ledger.forget([task._task_id])
             settle(task, None, exc)
             self._over(task)

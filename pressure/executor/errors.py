@@ -7,7 +7,7 @@
         ├── WorkerLostError          its workers died, as often as it may be delivered
         ├── TaskLostError            at-most-once, and the server lost it
         ├── TaskPayloadError         the worker could not read the task
-        ├── ResultPayloadError       the result could not be sent, or not be read here
+        ├── ResultPayloadError       the result could not be sent, or the answer not be read here
         └── NoWorkersError           no worker was there to run it
     InitializerError                 a worker's initializer failed; the executor is broken
     PressureError
@@ -73,7 +73,8 @@ class TaskPayloadError(TaskError):
 
 
 class ResultPayloadError(TaskError):
-    """The task ran, but its result or exception could not be sent or read."""
+    """The task ran, but its result or exception could not be sent or read. Or what came instead of
+    them was refused, since it is signed with another key: then it is unknown whether it ran."""
 
 
 class NoWorkersError(TaskError):

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from pressure import blobs
+from pressure.codec import key_id_of
 from pressure.executor import (
     Options,
     RedisExecutor,
@@ -637,13 +638,29 @@ def test_that_there_are_no_workers_is_an_error_in_time(
         assert time.monotonic() - begun >= 0.5
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("ours", "theirs"), ("ours", ""), ("", "theirs")])
 def test_an_answer_that_is_signed_with_another_key_is_an_error(
-    daemon: Daemon, make_executor: Callable[..., RedisExecutor]
+    daemon: Daemon,
+    make_executor: Callable[..., RedisExecutor],
+    caplog: pytest.LogCaptureFixture,
+    ours: str,
+    theirs: str,
 ) -> None:
-    daemon(1, key="theirs")
-    executor = make_executor(key="ours")
-    with pytest.raises((TaskPayloadError, ResultPayloadError)):
-        executor.submit(do.square, 6).result(WAIT)
+    """It says what is wrong: to the workers the task, and to the client the answer."""
+    daemon(1, key=theirs)
+    executor = make_executor(key=ours or None)
+    with caplog.at_level(logging.ERROR, "pressure.executor"):
+        future = executor.submit(do.square, 6)
+        with pytest.raises(ResultPayloadError, match="another key than this program") as caught:
+            future.result(WAIT)
+    said = str(caught.value)
+    assert "PRESSURE_KEY" in said and "pressure doctor" in said
+    assert "Whether the task ran is not known" in said
+    if ours and theirs:
+        for key in (ours, theirs):
+            assert key_id_of(key.encode()).hex() in said
+    (logged,) = [record.getMessage() for record in caplog.records]
+    assert logged.count(future.task_id) == 1 and "another key" in logged
 
 
 def test_no_more_threads_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
