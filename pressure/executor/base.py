@@ -174,9 +174,10 @@ class TaskExecutor(Executor):
     def terminate(self, future: TaskFuture[Any]) -> bool:
         """End a task of this executor, also while it runs, on whatever machine.
 
-        What has not begun is cancelled. Inside a running task `TaskTerminatedError` is raised, and
-        that is its future's exception then. A task that doesn't end within the option `grace` is
-        ended with its worker process, which is replaced.
+        What has not begun, or is in the queue again since its worker died, is cancelled. Inside a
+        running task `TaskTerminatedError` is raised, and that is its future's exception then. A
+        task that doesn't end within the option `grace` is ended with its worker process, which is
+        replaced.
 
         Returns False if the task is done, else True, without waiting for the end: a task that
         can't be found in time is ended when it starts. Nothing that was terminated is retried.
