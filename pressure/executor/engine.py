@@ -83,8 +83,6 @@ class Engine:
         self._grace: float | None = None
         self._start_lock = threading.Lock()
         self._started = False
-        # Taken by whoever supervises: that is the thread, or who was cut short in starting it.
-        self._supervised = threading.Lock()
         # The garbage collector may ring it.
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._ended = threading.Event()
@@ -164,6 +162,8 @@ class Engine:
         if self._started:
             return
         crew = self._crew
+        # Taken by whoever supervises: that is the thread, or who was cut short in starting it.
+        supervised = threading.Lock()
         self._channel.ensure(DEFAULT_BOUND)
         # Before the first fork: a worker must not take its parent's engine for its own.
         _engines.add(self)
@@ -177,25 +177,20 @@ class Engine:
             target, name = (
                 (self._wait, "pressure engine") if crew is None else (self._watch, "pressure crew")
             )
-            self.thread = threading.Thread(target=self._supervise, args=(target,), name=name)
+            self.thread = threading.Thread(target=_supervise, args=(target, supervised), name=name)
             self.thread.daemon = True
             self.thread.start()
         except BaseException as exc:
             self._grace = 0.0
             self.dispatcher.fail(exc)
-            self._end_start()
+            self._end_start(supervised)
             _engines.discard(self)
             raise
         self._started = True
 
-    def _supervise(self, work: Callable[[], None]) -> None:
-        """What the thread does."""
-        if self._supervised.acquire(blocking=False):
-            work()
-
-    def _end_start(self) -> None:
+    def _end_start(self, supervised: threading.Lock) -> None:
         """The start was cut short, and all has failed: leave nothing behind."""
-        if not self._supervised.acquire(blocking=False):
+        if not supervised.acquire(blocking=False):
             # Its thread runs, and does that.
             self._wake()
             self._ended.wait(GRACE)
@@ -296,6 +291,12 @@ class Engine:
 
     join_thread = wait
     """As the call queue of `ProcessPoolExecutor` has it."""
+
+
+def _supervise(work: Callable[[], None], supervised: threading.Lock) -> None:
+    """What an engine's thread does."""
+    if supervised.acquire(blocking=False):
+        work()
 
 
 class _Ending:
