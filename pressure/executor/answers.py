@@ -26,6 +26,7 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.records import Answer, Kind, read_head, split_answers, unpack_answer
 
 __all__ = [
+    "OTHER_KEY",
     "explained",
     "finish",
     "fresh",

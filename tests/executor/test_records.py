@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pressure.channel import Delivery
-from pressure.executor.answers import read
+from pressure.executor.answers import OTHER_KEY, read
 from pressure.executor.records import (
     CAPTURE,
     LIMITED,
@@ -95,10 +95,11 @@ def test_all_hear_of_an_item_that_is_refused() -> None:
     ids = [b"%016d" % number for number in range(3)]
     body = join_answers([(id, b"record") for id in ids])
     delivery = Delivery(ids[0], bytes(16), b"", 0, 0, 0, "refused: why", True, False, body)
-    assert read(delivery, 100) == [(id, "refused: why") for id in ids]
+    said = f"refused: why; {OTHER_KEY}"
+    assert read(delivery, 100) == [(id, said) for id in ids]
     for unreadable in (b"", body[:5], body[:-1]):
         delivery = delivery._replace(unchecked=unreadable)
-        assert read(delivery, 100) == [(ids[0], "refused: why")]
+        assert read(delivery, 100) == [(ids[0], said)]
 
 
 def test_the_document_lists_kinds_and_flags() -> None:
