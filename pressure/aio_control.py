@@ -158,12 +158,16 @@ class AsyncQueueControl:
         return await self._handle.call(lambda session: lifecycle.break_role(self._core, role))
 
     async def _size(self) -> Any:
-        until = time.monotonic() + lifecycle.SETTLING
-        while any(session.lags for session in self._core.sessions):
+        lagging = [one for one in self._core.sessions if one.lags]
+        if lagging:
             await self._handle.pool.flush()
-            if time.monotonic() >= until or not any(one.lags for one in self._core.sessions):
-                break
-            await asyncio.sleep(lifecycle.LOOK_AGAIN)
+            # Another task may be just saying so; what it says later is about something later.
+            under_way = [(one, one.acknowledging) for one in lagging if one.acknowledging]
+            until = time.monotonic() + lifecycle.SETTLING
+            while any(one.acknowledging is acks for one, acks in under_way):
+                if time.monotonic() >= until:
+                    break
+                await asyncio.sleep(lifecycle.LOOK_AGAIN)
         return (await self._ask(self._core.protocol.size()))[1:]
 
     async def _ask(self, command: Command) -> Any:

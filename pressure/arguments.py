@@ -90,10 +90,16 @@ class _Limits(Protocol):
 
 def check_settings(settings: _Limits) -> None:
     """Raise `TypeError` or `ValueError` for what makes no sense."""
-    for name in ("max_deliveries", "max_item_bytes", "min_replicas"):
+    for name in ("max_deliveries", "min_replicas"):
         value = getattr(settings, name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+        try:
+            operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
+    for name in ("lease", "max_item_bytes", "reconnect_timeout", "ttl", "replica_timeout"):
+        value = getattr(settings, name)
+        if isinstance(value, str) or (value is None and name != "ttl"):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not settings.lease > 0:
         raise ValueError(f"lease must be positive (seconds), not {settings.lease!r}")
     if not 0 <= settings.max_deliveries <= 65535:

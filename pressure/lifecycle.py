@@ -50,7 +50,7 @@ __all__ = [
 ACK_DELAY = 0.1
 """How late (seconds) the acknowledgement of what get() returned may be, with a margin, while no
 request that carries it is under way."""
-SETTLING, LOOK_AGAIN = 1.0, 0.0005
+SETTLING, LOOK_AGAIN = 0.1, 0.0005
 """How long (seconds) a size waits for acknowledgements under way, and how often it looks."""
 TOKEN_PATIENCE = 5.0
 """How long delete waits for 0.15 clients to return their roles."""

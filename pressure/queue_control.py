@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import warnings
 from typing import Any, TypeVar
@@ -153,13 +154,18 @@ class QueueControl:
         self._ask(self._core.protocol.set_bound(checked_bound(bound)))
 
     def _size(self) -> Any:
-        # A thread of the handle's own may be just saying so.
-        until = time.monotonic() + lifecycle.SETTLING
-        while any(one.lags for one in list(self._core.sessions)):
+        lagging = [one for one in list(self._core.sessions) if one.lags]
+        # This may be called in the midst of something that only this thread can finish: by a signal
+        # handler, or a finalizer.
+        if lagging and not any(one.borrower == threading.get_ident() for one in lagging):
             self._handle.flush_idle()
-            if time.monotonic() >= until or not any(one.lags for one in list(self._core.sessions)):
-                break
-            time.sleep(lifecycle.LOOK_AGAIN)
+            # Another thread may be just saying so; what it says later is about something later.
+            under_way = [(one, one.acknowledging) for one in lagging if one.acknowledging]
+            until = time.monotonic() + lifecycle.SETTLING
+            while any(one.acknowledging is acks for one, acks in under_way):
+                if time.monotonic() >= until:
+                    break
+                time.sleep(lifecycle.LOOK_AGAIN)
         return self._ask(self._core.protocol.size())[1:]
 
     def stats(self) -> QueueStats:

@@ -17,6 +17,7 @@ from typing import Any
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
+from pressure.executor.answers import fresh
 from pressure.executor.by_value import shares_main
 from pressure.executor.crew import STEP, Crew
 from pressure.executor.dispatcher import Dispatcher
@@ -161,6 +162,12 @@ class Engine:
     def _start_once(self) -> None:
         if self._started:
             return
+        failure = self.dispatcher.failure
+        if failure is not None:
+            if isinstance(failure, Exception):
+                raise fresh(failure)
+            # It was Ctrl-C, and is none now.
+            raise NoWorkersError("the start of this executor was interrupted: make another one")
         crew = self._crew
         # Taken by whoever supervises: that is the thread, or who was cut short in starting it.
         supervised = threading.Lock()

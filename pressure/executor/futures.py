@@ -261,11 +261,15 @@ class TaskFuture(Future[T]):
         """The task will never run: wake whoever waits. Several threads may find that out."""
         self._over()
         with self._condition:
-            if self._state == RUNNING:
-                # It did run, but its worker died, and it was taken back from the queue.
-                self._state = PENDING
-        if not super().cancel():
-            return False
+            # One that ran is back in the queue since its worker died, and was taken from there.
+            cancels = self._state in (PENDING, RUNNING)
+            if cancels:
+                self._state = CANCELLED
+                self._condition.notify_all()
+            elif self._state == FINISHED:
+                return False
+        if cancels:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
         with self._condition:
             if self._state == CANCELLED:
                 self.set_running_or_notify_cancel()

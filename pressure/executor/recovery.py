@@ -102,7 +102,9 @@ class Recovery:
 
     def look(self) -> None:
         """Have the listener `check` now, should that be overdue."""
-        if self.look_by is not None and self.look_by < time.monotonic():
+        # Once, for other threads may make it None.
+        look_by = self.look_by
+        if look_by is not None and look_by < time.monotonic():
             try:
                 self._reply.unblock()
             except PressureError as exc:

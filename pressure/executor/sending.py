@@ -74,8 +74,8 @@ class Sender:
         losses = 0
         try:
             while (batch := self._ledger.next_batch(self._recovery.tick)) is not None:
+                self._recovery.look()
                 if not batch.records:
-                    self._recovery.look()
                     continue
                 if self._early.is_due:
                     # Should that not have been accepted, it comes first, under its old number.

@@ -28,8 +28,10 @@ def test_a_nan_is_refused_and_not_waited_for() -> None:
     ("given", "error", "words"),
     [
         ({"max_deliveries": 1.5}, TypeError, "max_deliveries must be an int, not float"),
-        ({"max_item_bytes": "1"}, TypeError, "max_item_bytes must be an int, not str"),
-        ({"min_replicas": True}, TypeError, "min_replicas must be an int, not bool"),
+        ({"max_item_bytes": "1"}, TypeError, "max_item_bytes must be a number, not str"),
+        ({"min_replicas": 1.0}, TypeError, "min_replicas must be an int, not float"),
+        ({"lease": "5"}, TypeError, "lease must be a number, not str"),
+        ({"reconnect_timeout": None}, TypeError, "reconnect_timeout must be a number, not None"),
         ({"ttl": -1}, ValueError, "ttl must be positive"),
         ({"ttl": 0}, ValueError, "ttl must be positive"),
         ({"ttl": NAN}, ValueError, "ttl must be positive"),
