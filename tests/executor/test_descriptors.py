@@ -184,6 +184,9 @@ def unharmed() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_sharer_left() -> Iterator[None]:
+    # The clean-up of the standard library's suites has removed its socket if they ran here before.
+    sharer = vars(resource_sharer)["_resource_sharer"]
+    sharer._afterfork()
     yield
     resource_sharer.stop(PATIENCE)
 
