@@ -57,8 +57,7 @@ class AsyncLease(Generic[T]):
         Raises `LeaseLostError` if the lease had run out, since then the item is in the queue again;
         and if `ack` or `give_back` was called before. Raises `OutcomeUnknownError` if it ran out
         while the reply to this was outstanding: then the item may be in the queue again or not. If
-        it is cancelled, it is carried out all the
-        same unless the server is away.
+        it is cancelled, it is carried out all the same unless the server is away.
         """
         await self._finish(back=False)
 

@@ -121,7 +121,7 @@ class Recall:
         withdrawn = self.take_back(task_ids, patience, cancels=True)
         self._tally.cancelled += len(withdrawn)
         self._done()
-        return [task for task in withdrawn]
+        return withdrawn
 
     def take_back(
         self, task_ids: Iterable[bytes], patience: float = 0.0, *, cancels: bool = False
