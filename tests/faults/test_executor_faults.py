@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from pressure import blobs
+from pressure import blobs, exchanging
 from pressure.codec import key_id_of
 from pressure.executor import (
     Options,
@@ -620,22 +620,38 @@ def test_without_workers_there_may_be_an_error(
     assert do.lines(path) == []
 
 
-@pytest.mark.parametrize("sent", ["at first", "later"])
+@pytest.mark.parametrize("sent", ["at first", "later", "one by one"])
 def test_that_there_are_no_workers_is_an_error_in_time(
-    make_executor: Callable[..., RedisExecutor], sent: str
+    make_executor: Callable[..., RedisExecutor], sent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Who only looks when the wait for an answer ends by itself looks too late.
+    monkeypatch.setattr(exchanging, "LONG_SLICE", 4 * WAIT)
     executor = make_executor(no_workers_timeout=0.5)
-    if sent == "later":
+    if sent != "at first":
         # The listener has waited for a while when there is something to wait for.
         executor._engine.start()
         time.sleep(0.3)
-    for number in (1, 50):
-        begun = time.monotonic()
-        futures = [executor.submit(do.square, x) for x in range(number)]
-        for future in futures:
-            # Within a time in which the server is asked once whether it has what was sent.
-            assert isinstance(future.exception(3.5), NoWorkersError)
-        assert time.monotonic() - begun >= 0.5
+    over = threading.Event()
+
+    def trickle() -> None:
+        while not over.wait(0.02):
+            executor.submit(do.square, 0)
+
+    trickling = threading.Thread(target=trickle, daemon=True)
+    try:
+        for number in (1, 50):
+            begun = time.monotonic()
+            futures = [executor.submit(do.square, x) for x in range(number)]
+            if sent == "one by one" and not trickling.is_alive():
+                trickling.start()
+            for future in futures:
+                assert isinstance(future.exception(WAIT), NoWorkersError)
+            if sent != "one by one":
+                assert time.monotonic() - begun >= 0.5
+    finally:
+        over.set()
+        if trickling.is_alive():
+            trickling.join(WAIT)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("ours", "theirs"), ("ours", ""), ("", "theirs")])

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+import pressure
+from pressure.executor.dispatcher import Dispatcher
+
 PATIENCE = 60.0
 
 FORKED = """
@@ -112,6 +115,23 @@ def test_ctrl_c_leaves_nothing(program: str) -> None:
     done = run(program)
     assert done.stdout == "interrupted []\n", done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no thread")], ids=repr)
+def test_a_start_that_was_cut_short_is_told_again_as_what_it_is(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Dispatcher) -> None:
+        raise error
+
+    with pressure.RedisExecutor(1) as executor:
+        with monkeypatch.context() as patched:
+            patched.setattr(Dispatcher, "start", fail)
+            with pytest.raises(type(error)):
+                executor.submit(abs, -1)
+        expected = RuntimeError if isinstance(error, RuntimeError) else pressure.NoWorkersError
+        with pytest.raises(expected):
+            executor.submit(abs, -1)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
