@@ -74,12 +74,8 @@ if __name__ == "__main__":
 """
 
 HELPERS = """
-import multiprocessing, sys
+import multiprocessing, sys, time
 import pressure
-
-def sleep():
-    import time
-    time.sleep(60)
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
@@ -87,7 +83,7 @@ if __name__ == "__main__":
     lock = multiprocessing.Lock()
     with pressure.RedisExecutor(1) as executor:
         executor.submit(abs, -1).result(60)
-    process = multiprocessing.Process(target=sleep, daemon=True)
+    process = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
     process.start()
     process.terminate()
     process.join(30)
