@@ -13,6 +13,7 @@ import hashlib
 import re
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 __all__ = ["SCRIPTS", "Script"]
 
@@ -65,17 +66,27 @@ def _sources() -> dict[str, str]:
     }
 
 
+class _Part(NamedTuple):
+    """A statement of the prelude, the names that it defines, and the words that are in it."""
+
+    text: str
+    names: frozenset[str]
+    words: frozenset[str]
+
+
 @cache
-def _parts() -> list[tuple[str, re.Pattern[str]]]:
-    """The statements of the prelude, each of which begins with `local` at the start of a line, and
-    what tells that one is used."""
+def _parts() -> list[_Part]:
+    """The prelude's statements, each of which begins with `local` at the start of a line."""
     parts = []
-    for part in re.split(r"^(?=local )", _compact(_prelude), flags=re.MULTILINE)[1:]:
-        names = re.match(r"local (?:function )?([\w, ]+)", part)
+    for text in re.split(r"^(?=local )", _compact(_prelude), flags=re.MULTILINE)[1:]:
+        names = re.match(r"local (?:function )?([\w, ]+)", text)
         assert names is not None
-        words = "|".join(names.group(1).replace(" ", "").split(","))
-        parts.append((part.rstrip(), re.compile(rf"\b(?:{words})\b")))
+        parts.append(_Part(text.rstrip(), _words(names.group(1)), _words(text)))
     return parts
+
+
+def _words(source: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", source))
 
 
 def _with_prelude(body: str) -> list[str]:
@@ -90,9 +101,11 @@ def _with_prelude(body: str) -> list[str]:
 def _used(body: str) -> list[str]:
     """The parts that a script needs, in their order. A part uses only what stands before it."""
     used: list[str] = []
-    for part, name in reversed(_parts()):
-        if name.search(body) or any(name.search(later) for later in used):
-            used.insert(0, part)
+    words = _words(body)
+    for part in reversed(_parts()):
+        if not part.names.isdisjoint(words):
+            used.insert(0, part.text)
+            words |= part.words
     return used
 
 
