@@ -43,6 +43,8 @@ SHORTEST, LONGEST = 0.00006, 0.001
 """In a quick loop, the time (seconds) between batches doubles from the one to the other."""
 TICK = 0.0005
 """How long (seconds) the feeder gives the putting thread to send a batch itself."""
+LINGER = 0.001
+"""How long (seconds) the feeder stays awake after a send: it need not be woken meanwhile."""
 DOZE = 0.05
 """How often (seconds) the feeder looks after a reply that the putting thread should read."""
 QUICK = 0.01
@@ -275,6 +277,7 @@ class Producer(Outgoing):
     def _await_work(self) -> bool:
         """Wait until there is something to do that the putting thread doesn't do. False once the
         handle is closed and all is sent."""
+        lingered = -1
         with self._work_lock:
             while True:
                 before = self._sends
@@ -295,6 +298,11 @@ class Producer(Outgoing):
                         return True
                 elif self._closing:
                     return False
+                elif before != lingered:
+                    # In a loop that goes on there is something again in a moment, and whoever puts
+                    # that needs the processor for better things than to wake this thread.
+                    lingered = before
+                    self._work.wait(LINGER)
                 else:
                     self._asleep = True
                     # Looked at once more, since the putting thread doesn't take the lock.
