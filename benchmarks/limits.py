@@ -60,8 +60,8 @@ def pairs(rounds: int) -> list[Row]:
     ratios = []
     with pressure.local_server() as url:
         for _ in range(rounds):
-            one = transfer(url, 1, 1, 20_000)
-            ratios.append(transfer(url, 4, 4, 20_000) / one)
+            one = transfer(url, 1, 1, 100_000)
+            ratios.append(transfer(url, 4, 4, 100_000) / one)
     return [Row("4 producers and 4 consumers on one queue / 1 and 1: rate", ">= 1.0", ratios)]
 
 

@@ -19,7 +19,7 @@ from pressure.cli.connecting import Server, signing_server_options
 from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import echo_json, safe, size
 from pressure.cli.trial import tried
-from pressure.cli.workers import SHOWN, order_daemons
+from pressure.cli.workers import SHOWN, order_daemons, roll
 from pressure.codec import key_id_of
 from pressure.envelope import SIGNED, Envelope
 from pressure.errors import (
@@ -115,6 +115,7 @@ def _examine(server: Server) -> Iterator[Line]:
         yield from _key(server)
         yield _trial(server)
         yield from _workers(server)
+        yield from _pythons(server)
         yield from _items(server, inventory)
     except ServerOutOfMemoryError as exc:
         yield Line(Level.WRONG, "memory", str(exc))
@@ -290,6 +291,33 @@ def _workers(server: Server) -> Iterator[Line]:
         sentence = f"some of the workers hang, or don't accept this key: {', '.join(silent)}"
     remedy = "give the key that they have (--key-file, PRESSURE_KEY); see `pressure worker ping`"
     yield Line(Level.WARNING, "workers", sentence, remedy)
+
+
+def _pythons(server: Server) -> Iterator[Line]:
+    """Whether the workers can run code that this Python sends by value."""
+    try:
+        records = roll(server)
+    except ServerRefusedError:
+        # `_workers` has said what is to be permitted.
+        return
+    ours = _minor(platform.python_version())
+    others = {
+        f"{record.name} ({record.host}: {record.python})"
+        for record in records
+        if _minor(record.python) != ours
+    }
+    if others:
+        yield Line(
+            Level.NOTE,
+            "python",
+            f"workers run another Python than {ours}, and can't run functions of __main__, lambdas "
+            f"and what else goes by value: {', '.join(sorted(others))}",
+            "run the same version on both sides, or submit only what is installed on both",
+        )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
 
 
 def _items(server: Server, inventory: Inventory) -> Iterator[Line]:

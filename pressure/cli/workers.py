@@ -18,7 +18,7 @@ from pressure.inventory import Inventory
 from pressure.registry import WorkerRecord
 from pressure.seconds import Seconds
 
-__all__ = ["COMMANDS", "SHOWN", "WORKER_HEADERS", "order_daemons", "worker_rows"]
+__all__ = ["COMMANDS", "SHOWN", "WORKER_HEADERS", "order_daemons", "roll", "worker_rows"]
 
 WORKER_HEADERS = (
     *("WORKER", "DAEMON", "HOST", "PID", "QUEUES", "STATE", "TASK", "FOR"),
@@ -43,7 +43,7 @@ def list_(server: Server, as_json: bool) -> None:
     One line for each process. What ends disappears at once; what is on a machine that has died, a
     few seconds later.
     """
-    records = _roll(server)
+    records = roll(server)
     if as_json:
         echo_json([record.as_dict() for record in records])
     elif records:
@@ -128,7 +128,7 @@ def worker_rows(records: Iterable[WorkerRecord]) -> list[tuple[object, ...]]:
     ]
 
 
-def _roll(server: Server) -> list[WorkerRecord]:
+def roll(server: Server) -> list[WorkerRecord]:
     """All workers, each once."""
     inventory = Inventory(server.address, server.prefix)
     with contextlib.closing(inventory):
@@ -149,7 +149,7 @@ def order_daemons(
     """Give an order; returns what each daemon said, by its id. See `give_orders`."""
     if not names and not everybody:
         raise click.UsageError("name the daemons, or give --all")
-    chosen = _choose(_roll(server), None if everybody else names)
+    chosen = _choose(roll(server), None if everybody else names)
     by_queue: dict[str, list[bytes]] = {}
     for daemon, record in chosen.items():
         by_queue.setdefault(record.queues[0], []).append(bytes.fromhex(daemon))

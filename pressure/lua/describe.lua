@@ -3,7 +3,7 @@
 -- generation here, and what an earlier life of the name left behind counts no more.
 -- KEYS  bound generation closed leases departed departures prefetched fetched producers waiters paused
 -- ARGV  generation (to set if the queue has none)
--- reply {OK, bound, generation, closed} | {ABSENT}
+-- reply {OK, bound (-1: it is no number), generation, closed} | {ABSENT}
 local bound, generation, closed, leases, departed, departures, prefetched, fetched, producers,
   waiters, paused = unpack(KEYS)
 local limit = call('GET', bound)
@@ -17,4 +17,4 @@ if call('SETNX', generation, ARGV[1]) == 1 then
   for _, id in ipairs(call('ZRANGE', departed, 0, -1)) do call('HSET', departures, id, 'old') end
   call('DEL', leases, prefetched, fetched, producers, waiters, paused)
 end
-return {OK, tonumber(limit), call('GET', generation), call('EXISTS', closed)}
+return {OK, tonumber(limit) or -1, call('GET', generation), call('EXISTS', closed)}

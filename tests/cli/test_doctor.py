@@ -9,6 +9,10 @@ import pytest
 import redis
 
 from pressure import PressureQueue
+from pressure.address import Address
+from pressure.channel import Channel
+from pressure.core import Settings
+from pressure.registry import Registry, WorkerRecord
 from tests.cli.conftest import LIMIT, Run
 from tests.support.servers import ServerProcess
 
@@ -76,6 +80,38 @@ def test_a_weak_key(run: Run) -> None:
     ran = run("doctor", PRESSURE_KEY="secret")
     assert ran.code == 1
     assert "can be guessed" in ran.text and "secret," not in ran.text
+
+
+def test_workers_of_another_python(run: Run, url: str, namespace: str, queue_name: str) -> None:
+    assert "python" not in topics(run("doctor", "--json").json(), "ok", "note", "warning", "wrong")
+    address = Address.of(url)
+    channel = Channel(queue_name, address, tag=queue_name, prefix=namespace, settings=Settings())
+    channel.ensure()
+    record = WorkerRecord(
+        id="a" * 32,
+        daemon="b" * 32,
+        name="old",
+        host="elsewhere",
+        pid=1,
+        supervisor_pid=1,
+        version="0",
+        python="3.9.7",
+        queues=(),
+        age=0.0,
+        state="idle",
+        task=None,
+        done=0,
+        failed=0,
+        memory=None,
+        ttl=LIMIT,
+    )
+    Registry(channel.handle).beat([record], LIMIT)
+    said = run("doctor", "--json").json()
+    (finding,) = [one for one in said["findings"] if one["topic"] == "python"]
+    assert finding["level"] == "note"
+    assert finding["sentence"].endswith("by value: old (elsewhere: 3.9.7)")
+    channel.delete()
+    channel.disconnect()
 
 
 def test_a_key_that_does_not_fit_the_items(run: Run, url: str, namespace: str) -> None:

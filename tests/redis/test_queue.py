@@ -91,6 +91,18 @@ def waits_for_room(client: redis.Redis) -> bool:
 # The published example, and life
 
 
+def test_a_bound_that_is_no_number(
+    q: Queue, make: Callable[..., Queue], client: redis.Redis
+) -> None:
+    """Something else has written the key."""
+    client.set(q._core.protocol.keys.bound, "junk")
+    with pytest.raises(pressure.PressureError, match=r":bound holds no number: .*delete it"):
+        make().put(1)
+    client.set(q._core.protocol.keys.bound, "1")
+    q.put(1, timeout=WAIT)
+    assert make().get(timeout=WAIT) == 1
+
+
 def test_the_published_example(url: str, queue_name: str) -> None:
     q = Queue(queue_name, url=url)
     q.create(bound=2)
