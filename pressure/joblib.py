@@ -7,8 +7,8 @@
     with joblib.parallel_config(backend="pressure", executor=ex):
         joblib.Parallel()(joblib.delayed(f)(x) for x in xs)
 
-Without an executor there is one of local processes, as many as `n_jobs` says, which is kept for the
-next call. Calls of `Parallel` inside a task use threads of that task's process, and deeper ones run
+Without an executor there is one of local processes, as many as `n_jobs` says, or one of the workers
+at `PRESSURE_URL` if that is set. It is kept for the next call. Calls of `Parallel` inside a task use threads of that task's process, and deeper ones run
 in sequence, as with joblib's own backends.
 """
 
@@ -49,7 +49,7 @@ class PressureBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     Args:
         nesting_level: set by joblib.
         executor: a `RedisExecutor` or its `options(...)`; it is not shut down. Default: one of
-            local processes, made when it is needed.
+            local processes, or of the workers at `PRESSURE_URL`, made when it is needed.
 
     If a call fails, what the same `Parallel` has under way is terminated.
     """
@@ -93,7 +93,7 @@ class PressureBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if workers == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        self._executor = self._given or _local_executor(workers)
+        self._executor = self._given or _shared_executor(workers)
         return workers
 
     def submit(
@@ -137,15 +137,18 @@ def _run(batch: Callable[[], Any]) -> Any:
 
 
 _lock = threading.Lock()
-_executors: dict[int, RedisExecutor] = {}
+_executors: dict[int | str, RedisExecutor] = {}
 
 
-def _local_executor(workers: int) -> RedisExecutor:
-    """The executor of that many local processes: one for all that use this backend."""
+def _shared_executor(workers: int) -> RedisExecutor:
+    """The executor of the workers at `PRESSURE_URL` or, without that, of so many local processes:
+    one for all that use this backend."""
+    url = os.environ.get("PRESSURE_URL")
+    key = url or workers
     with _lock:
-        executor = _executors.get(workers)
+        executor = _executors.get(key)
         if executor is None or executor._broken:
-            executor = _executors[workers] = RedisExecutor(workers)
+            executor = _executors[key] = RedisExecutor(None if url else workers)
         return executor
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pressure import RedisExecutor
+from tests.executor.programs import program
 
 joblib = pytest.importorskip("joblib", reason="joblib is not installed")
 
@@ -117,6 +118,20 @@ def test_without_an_executor_there_is_a_local_one() -> None:
     first, second = pids(), pids()
     assert os.getpid() not in first
     assert len(first | second) <= 2
+
+
+def test_without_an_executor_there_are_the_workers_at_the_url(
+    url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESSURE_URL", url)
+    monkeypatch.setenv("PRESSURE_PREFIX", namespace)
+    with program() as daemon:
+        assert daemon.says("processes serve queue"), daemon.output
+        parallel = joblib.Parallel(n_jobs=2, backend=pressure.joblib.PressureBackend())
+        found = parallel(joblib.delayed(pid_and)(x) for x in range(20))
+        assert [x for _, x in found] == list(range(20))
+        assert {pid for pid, _ in found} <= set(daemon.children())
+    pressure.joblib._executors.pop(url).shutdown(wait=False, cancel_futures=True)
 
 
 def test_only_an_executor_of_ours_is_taken() -> None:
