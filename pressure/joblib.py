@@ -8,8 +8,8 @@
         joblib.Parallel()(joblib.delayed(f)(x) for x in xs)
 
 Without an executor there is one of local processes, as many as `n_jobs` says, or one of the workers
-at `PRESSURE_URL` if that is set. It is kept for the next call. Calls of `Parallel` inside a task use threads of that task's process, and deeper ones run
-in sequence, as with joblib's own backends.
+at `PRESSURE_URL` if that is set. It is kept for the next call. Calls of `Parallel` inside a task
+use threads of that task's process, and deeper ones run in sequence, as with joblib's own backends.
 """
 
 from __future__ import annotations

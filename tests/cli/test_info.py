@@ -7,6 +7,8 @@ import re
 import signal
 from collections.abc import Callable
 from concurrent.futures import wait
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +25,14 @@ from pressure.cli.info import _look
 from pressure.executor import TaskLostError
 from pressure.inventory import Inventory
 from pressure.keys import Keys
+from pressure.registry import RunningTask, WorkerRecord
 from tests.cli.conftest import LIMIT, Program, Run
 from tests.support import acl
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
 Queue = PressureQueue[Any]
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
 def only(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -39,6 +43,23 @@ def only(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def tasks(name: str, url: str, prefix: str) -> Queue:
     """A handle to the queue of an executor."""
     return Queue(name, url=url, prefix=prefix, settings=Settings(hash_tag=name))
+
+
+def test_programs_find_what_the_document_says(run: Run, url: str, namespace: str) -> None:
+    with Queue("seen", url=url, prefix=namespace) as q:
+        q.create()
+        (queue,) = run("queue", "list", "--json").json()
+        q.delete()
+    lines = OPERATIONS.read_text("utf-8").splitlines()
+
+    def names(command: str) -> set[str]:
+        (row,) = (line for line in lines if line.startswith(f"| `{command}` | a list: "))
+        return set(re.findall(r"`(\w+)`", row.split("a list: ", 1)[1]))
+
+    assert names("queue list") == {*queue, "tasks"}
+    assert names("worker list") == {
+        one.name for kind in (WorkerRecord, RunningTask) for one in fields(kind)
+    }
 
 
 class TestInfo:
