@@ -156,18 +156,20 @@ class Outgoing:
                 self._send_all()
                 self._free_places()
 
-    def _send_all(self) -> None:
-        """Send everything, for as long as the server is not away. The caller holds the lock."""
+    def _send_all(self, seen_to: Callable[[], bool] = lambda: False) -> None:
+        """Send everything, for as long as the server is not away; or just what comes next, if the
+        rest is `seen_to` by another thread. The caller holds the lock."""
         while self._cut_short or self._bodies:
             session = self._producer()
-            if self._posted and self._collect(REPLY_PATIENCE):
-                continue
-            if self._cut_short is None:
-                with self._mutex:
-                    session.hold = self._places if self._reserves else -1
-                    self._places = 0
-                    self._begin(session)
-            self._complete(session, patience=PATIENCE)
+            if not (self._posted and self._collect(REPLY_PATIENCE)):
+                if self._cut_short is None:
+                    with self._mutex:
+                        session.hold = self._places if self._reserves else -1
+                        self._places = 0
+                        self._begin(session)
+                self._complete(session, patience=PATIENCE)
+            if seen_to():
+                return
 
     def _complete(
         self, session: Session[Link], until: float | None = None, *, patience: float | None = None

@@ -45,6 +45,8 @@ TICK = 0.0005
 """How long (seconds) the feeder gives the putting thread to send a batch itself."""
 LINGER = 0.001
 """How long (seconds) the feeder stays awake after a send: it need not be woken meanwhile."""
+STUCK = 0.1
+"""If nothing was sent for so long (seconds), the feeder doesn't leave it to the putting thread."""
 DOZE = 0.05
 """How often (seconds) the feeder looks after a reply that the putting thread should read."""
 QUICK = 0.01
@@ -82,7 +84,7 @@ class Producer(Outgoing):
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
         self._finalizer: util.Finalize | None = None
-        self._posted_at = 0.0
+        self._posted_at = self._sent_at = 0.0
         self._interval = 0.0
         self._last = 0.0
         self._reserved_at = 0.0
@@ -212,8 +214,10 @@ class Producer(Outgoing):
         request = self._begin(session)
         if not isinstance(request, Command):
             return
-        self._posted_at = now
-        self._interval = min(max(2 * self._interval, SHORTEST), LONGEST)
+        self._posted_at = self._sent_at = now
+        # More than one send can carry: the next one follows as soon as there is a reply.
+        longer = min(max(2 * self._interval, SHORTEST), LONGEST)
+        self._interval = SHORTEST if self._bodies else longer
         try:
             link.send(request)
             self._posted = True
@@ -257,9 +261,10 @@ class Producer(Outgoing):
             elif self._thread is not threading.current_thread():
                 return
         while self._await_work():
+            self._sent_at = time.monotonic()
             try:
                 with self._sending:
-                    self._send_all()
+                    self._send_all(self._is_seen_to)
                     if self._closing or time.monotonic() - self._last > PLACES_KEEP:
                         self._free_places()
             except ServerOutOfMemoryError as exc:
@@ -285,7 +290,7 @@ class Producer(Outgoing):
                     if self._closing:
                         return True
                     self._work.wait(TICK + 2 * self._interval)
-                    if before == self._sends:
+                    if before == self._sends and not self._is_seen_to():
                         return True
                 elif self._cut_short:
                     if self._closing or not self._posted:
@@ -309,6 +314,14 @@ class Producer(Outgoing):
                     if not (self._bodies or self._places or self._cut_short or self._closing):
                         self._work.wait()
                     self._asleep = False
+
+    def _is_seen_to(self) -> bool:
+        """Whether a thread puts in a loop, and so sends what is there. It does so in no time; this
+        one gets the interpreter's lock from it only after some milliseconds, each time anew."""
+        if self._exact or self._closing or (self._cut_short and not self._posted):
+            return False
+        now = time.monotonic()
+        return now - self._last < TICK and now - self._sent_at < STUCK
 
     # The end
 

@@ -319,8 +319,8 @@ def test_ctrl_c_as_items_are_taken_up_loses_none(url: str) -> None:
                 raise KeyboardInterrupt
             return super().popleft()
 
+    producer.settle()
     with producer._sending:
-        assert producer._cut_short is None or producer._collect(PATIENCE)
         producer._bodies = Interrupting(q._serialize(number) for number in range(1, 10))
         with pytest.raises(KeyboardInterrupt):
             producer._begin(producer._producer())
@@ -328,6 +328,33 @@ def test_ctrl_c_as_items_are_taken_up_loses_none(url: str) -> None:
         producer._under_way = [producer._bodies.popleft() for _ in range(4)]
     producer.settle()
     assert [q.get(timeout=PATIENCE) for _ in range(10)] == list(range(10))
+    q.delete()
+
+
+def test_the_feeder_leaves_a_loop_to_itself(url: str) -> None:
+    """It would get the interpreter's lock once in five milliseconds."""
+    q: Any = mp.Queue(url=url)
+    q.put(0)
+    producer = q._producer
+    producer.settle()
+    with producer._sending:
+        now = time.monotonic() + PATIENCE
+        producer._last = producer._sent_at = now
+        assert producer._is_seen_to()
+        producer._sent_at = time.monotonic() - 1.0
+        assert not producer._is_seen_to(), "nothing was sent for long"
+        producer._last, producer._sent_at = time.monotonic() - 1.0, now
+        assert not producer._is_seen_to(), "nobody puts"
+        producer._last = now
+        producer._cut_short = "request", iter(())
+        assert not producer._is_seen_to(), "there is trouble"
+        producer._cut_short = None
+        for number in range(1, 1000):
+            producer._bodies.append(q._serialize(number))
+        producer._send_all(producer._is_seen_to)
+        assert 0 < len(producer._bodies) < 999, "just one send"
+        producer._last = 0.0
+    assert [q.get(timeout=PATIENCE) for _ in range(1000)] == list(range(1000))
     q.delete()
 
 
