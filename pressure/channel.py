@@ -113,11 +113,9 @@ class Channel:
     ) -> int:
         """Put records in order; returns how many were accepted by `until` (monotonic). At the head
         of the queue they may exceed its bound. Raises as `PressureQueue.put` does."""
-        session = self.handle.acquire()
-        try:
-            return self.handle.run(self._send(session, records, until, at_head), session, until)
-        finally:
-            self.handle.release(session)
+        return self.handle.call_over(
+            lambda session: self._send(session, records, until, at_head), until
+        )
 
     def _send(
         self, session: Session[Link], records: Sequence[Record], until: float | None, at_head: bool
@@ -139,11 +137,7 @@ class Channel:
 
     def withdraw(self, ids: Sequence[bytes], until: float | None = None) -> list[bool]:
         """Take records out of the queue again; says for each whether it was still there."""
-        session = self.handle.acquire()
-        try:
-            reply = self.handle.run(_withdraw(self.core, session, ids), session, until)
-        finally:
-            self.handle.release(session)
+        reply = self.handle.call_over(lambda session: _withdraw(self.core, session, ids), until)
         return [digit == 0x31 for digit in reply]
 
     def consumer(self) -> Consumer:
@@ -184,12 +178,10 @@ class Channel:
 
     def notify(self, client_id: bytes, id: bytes, body: bytes | Content) -> None:
         """Send a client word of a record that is no verdict. Dropped if the client is gone."""
-        session = self.handle.acquire()
-        try:
-            flow = _notify(reply_core(self.core, client_id), session, Record(id, body))
-            self.handle.run(flow, session, time.monotonic() + 5.0)
-        finally:
-            self.handle.release(session)
+        core, record = reply_core(self.core, client_id), Record(id, body)
+        self.handle.call_over(
+            lambda session: _notify(core, session, record), time.monotonic() + 5.0
+        )
 
     def reap(self, consumer: bytes, charge: Sequence[bytes]) -> int:
         """Put back what a consumer held that is certainly dead; `charge` are the ids of what it

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 from pressure import flows, keeper, upkeep
 from pressure.address import Address
+from pressure.control import Control, one, unblocking
 from pressure.core import Core
 from pressure.driver import resumed, run
-from pressure.errors import PressureError, ServerRefusedError
+from pressure.errors import PressureError
 from pressure.link import Link
 from pressure.prefetch import Prefetch
 from pressure.protocol import Command
@@ -45,15 +46,17 @@ class Handle:
         keeper.keep(self, self.address.identity)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, since a signal's handler may use the queue while this thread holds it.
+        self._lock = threading.RLock()
         self._returned = threading.Condition(self._lock)
-        self._borrowed = 0
+        # Those that somebody looks after.
+        self._borrowed: list[Session[Link]] = []
         self._settling: list[Session[Link]] = []
         self._giving_back = False
         self._aside = threading.Lock()
         self._consumers: list[Session[Link]] = []
         self._others: list[Session[Link]] = []
-        self._control = _Control(self.address)
+        self._control = Control(self.address)
         self.prefetch = Prefetch(self.core, self)
         self._renew_at = 0.0
         self._reached = False
@@ -65,24 +68,38 @@ class Handle:
     # Sessions
 
     def acquire(self, *, taking: bool = False) -> Session[Link]:
-        """Borrow a session, for `taking` items or for anything else."""
-        with self._lock:
-            if taking and (self._settling or self._giving_back):
-                # What is on its way back is older than what would be taken now. (Once is enough.)
-                self._returned.wait_for(lambda: not (self._settling or self._giving_back), FAREWELL)
-                self._settling.clear()
-                self._giving_back = False
-            if taking and self._consumers:
-                session = self._consumers.pop(in_doubt(self._consumers))
-            elif self._others:
-                session = self._others.pop()
-            else:
+        """Borrow a session, for `taking` items or for anything else. The caller's `try` follows at
+        once, and ends in `release` or, after whatever exception, in `release_cut_short`."""
+        me = threading.get_ident()
+        session: Session[Link] | None = None
+        try:
+            with self._lock:
+                if taking and (self._settling or self._giving_back):
+                    # What is on its way back is older than what would be taken now.
+                    self._returned.wait_for(
+                        lambda: not (self._settling or self._giving_back), FAREWELL
+                    )
+                    self._settling.clear()
+                    self._giving_back = False
+                pool = self._consumers if taking and self._consumers else self._others
+                at = in_doubt(pool) if taking else -1
+                if pool:
+                    # Known here before it leaves the pool: after each call a signal's handler may
+                    # raise, or use the queue.
+                    session = (pool[at:] or pool)[0]
+                    session.borrower = me
+                    pool.remove(session)
+                    return session
                 session = Session(Link(self.address))
                 # A handle that has reached its server once rides out the server's absence.
                 session.link.ever_connected = self._reached
+                session.borrower = me
                 self.core.sessions.append(session)
-            session.borrower = threading.get_ident()
-            return session
+                return session
+        except BaseException:
+            if session is not None and session in self.core.sessions:
+                self.release_cut_short(session)
+            raise
 
     def release(self, session: Session[Link]) -> None:
         if session.process != os.getpid():
@@ -144,11 +161,19 @@ class Handle:
 
     def call(self, flow: Flow[T], until: float | None = None) -> T:
         """Run a flow that needs no particular session."""
+        return self.call_over(lambda _: flow, until)
+
+    def call_over(self, make: Callable[[Session[Link]], Flow[T]], until: float | None = None) -> T:
+        """Run the flow that is made for the session that it is run over."""
         session = self.acquire()
         try:
-            return self.run(flow, session, until)
-        finally:
+            result = self.run(make(session), session, until)
+            # Not in a `finally`: Ctrl-C may come on the way into it.
             self.release(session)
+            return result
+        except BaseException:
+            self.release_cut_short(session)
+            raise
 
     def call_if_needed(self, flow: Flow[T]) -> T:
         """Run a flow that mostly ends without asking the server anything."""
@@ -161,7 +186,7 @@ class Handle:
 
     def ask(self, command: Command) -> object:
         """Send one command."""
-        return self.call(_one(command))
+        return self.call(one(command))
 
     def ask_aside(self, command: Command) -> Any:
         """Send one command on behalf of a session whose own connection is blocked. Tried once."""
@@ -182,7 +207,12 @@ class Handle:
         kept, handed = now - core.kept_since(), now - core.opened.since()
         if kept >= keeper.TICK or handed >= keeper.TICK / 2:
             self.give_back_ahead(now + FAREWELL)
-        self._look_after(self._idle(now), now + FAREWELL)
+        self._look_after(
+            lambda session: (
+                (bool(session.pending) or session.stale) and now - session.used >= keeper.TICK / 2
+            ),
+            now + FAREWELL,
+        )
         self._acknowledge_aside()
         with self._lock:
             active = (
@@ -200,40 +230,58 @@ class Handle:
             return float("inf")
         return now + keeper.LOOK if active else max(self._renew_at, now + keeper.LOOK)
 
-    def _idle(self, now: float) -> list[Session[Link]]:
-        """Take the sessions out of the pool that have something to send and nobody to do it."""
-        return self._borrow(
-            lambda session: (
-                (bool(session.pending) or session.stale) and now - session.used >= keeper.TICK / 2
-            )
-        )
+    def _look_after(self, wanted: Callable[[Session[Link]], bool], until: float | None) -> None:
+        """Bring those of the idle sessions in order that are `wanted`."""
+        self._for_each(wanted, lambda session: self._settle(session, until))
 
-    def _borrow(self, wanted: Callable[[Session[Link]], bool]) -> list[Session[Link]]:
-        with self._lock:
-            due = [session for session in self._consumers if wanted(session)]
-            for session in due:
-                self._consumers.remove(session)
-            self._borrowed += len(due)
-            self._settling += [session for session in due if session.stale]
-        return due
-
-    def _return(self, sessions: list[Session[Link]]) -> None:
-        with self._lock:
-            for session in sessions:
-                # At the far end: sessions in use stay the same few.
-                self._pool_of(session).insert(0, session)
-                if session in self._settling:
-                    self._settling.remove(session)
-            self._borrowed -= len(sessions)
-            self._returned.notify_all()
-
-    def _look_after(self, sessions: list[Session[Link]], until: float | None) -> None:
-        """Bring the borrowed sessions in order, and return them all whatever happens."""
+    def _for_each(
+        self, wanted: Callable[[Session[Link]], bool], use: Callable[[Session[Link]], None]
+    ) -> None:
+        """Do this with those of the idle sessions that are `wanted`, and return them all."""
+        sessions = self._borrow(wanted)
         try:
             for session in sessions:
-                self._settle(session, until)
-        finally:
+                use(session)
             self._return(sessions)
+        except BaseException:
+            self._return(sessions)
+            raise
+
+    def _borrow(self, wanted: Callable[[Session[Link]], bool]) -> list[Session[Link]]:
+        due: list[Session[Link]] = []
+        try:
+            with self._lock:
+                while not due:
+                    idle = [*self._consumers]
+                    chosen = [session for session in idle if wanted(session)]
+                    if not chosen:
+                        break
+                    left = [session for session in idle if session not in chosen]
+                    settling = [session for session in chosen if session.stale]
+                    # Without a call, after which a signal's handler may raise or use the queue.
+                    if self._consumers == idle:
+                        due = chosen
+                        self._consumers = left
+                        self._borrowed = [*self._borrowed, *chosen]
+                        self._settling = [*self._settling, *settling]
+            return due
+        except BaseException:
+            self._return(due)
+            raise
+
+    def _return(self, sessions: list[Session[Link]]) -> None:
+        """May be said again, if it was cut short."""
+        with self._lock:
+            for session in sessions:
+                if session in self._borrowed:
+                    pool = self._pool_of(session)
+                    if session not in pool:
+                        # At the far end: sessions in use stay the same few.
+                        pool.insert(0, session)
+                    self._borrowed.remove(session)
+                if session in self._settling:
+                    self._settling.remove(session)
+            self._returned.notify_all()
 
     def _settle(self, session: Session[Link], until: float | None = None) -> None:
         self.run(upkeep.settle(self.core, session), session, until)
@@ -242,8 +290,7 @@ class Handle:
         """Send what waits in all sessions that nobody is using, also after a lost reply, and what
         does not wait for those that are in use."""
         self.prefetch.finish()
-        due = self._borrow(lambda session: bool(session.pending) or session.stale)
-        self._look_after(due, until)
+        self._look_after(lambda session: bool(session.pending) or session.stale, until)
         self._acknowledge_aside()
 
     def _acknowledge_aside(self) -> None:
@@ -287,10 +334,7 @@ class Handle:
         """The queue was deleted: nothing of it is left at the server."""
         self.prefetch.finish(0.0)
         self.core.forget_deleted()
-        sessions = self._borrow(self.core.outlives)
-        for session in sessions:
-            session.reset()
-        self._return(sessions)
+        self._for_each(self.core.outlives, lambda session: session.reset())
 
     # The end
 
@@ -306,11 +350,8 @@ class Handle:
         """End what some connections block in, which register under these names."""
         if not waiters:
             return
-        session = self.acquire()
-        try:
-            self.run(_unblock(session.link, waiters), session, time.monotonic() + FAREWELL)
-        finally:
-            self.release(session)
+        until = time.monotonic() + FAREWELL
+        self.call_over(lambda session: unblocking(session.link, waiters), until)
 
     def ride_out(self) -> None:
         """From the first operation on, seek a server that is away as one that was there before."""
@@ -335,7 +376,7 @@ class Handle:
         if self.core.has_ahead:
             try:
                 until = time.monotonic() + FAREWELL
-                self._look_after(self._borrow(lambda session: session.stale), until)
+                self._look_after(lambda session: session.stale, until)
                 self.give_back_ahead(until)
             except PressureError:
                 away = True
@@ -357,39 +398,3 @@ class Handle:
                     away = True
             session.link.close()
         self._control.close()
-
-
-class _Control:
-    """The handle's second connection, over which any thread may unblock the others."""
-
-    def __init__(self, address: Address) -> None:
-        self._link = Link(address)
-        self._lock = threading.Lock()
-
-    def execute(self, command: Command) -> object:
-        with self._lock:
-            return self._link.execute(command)
-
-    def unblock(self, waiter: str) -> None:
-        with self._lock:
-            self._link.unblock(waiter)
-
-    def close(self) -> None:
-        with self._lock:
-            self._link.close()
-
-
-def _unblock(link: Link, waiters: list[str]) -> Flow[None]:
-    if not link.waiter:
-        yield Command(("CLIENT", "ID"))
-    for client_id, _, server in (waiter.partition("@") for waiter in waiters):
-        # On another server, or after its restart, that number is somebody else's.
-        if server == link.waiter.partition("@")[2]:
-            # Where it is not permitted, the command ends by itself before long.
-            with contextlib.suppress(ServerRefusedError):
-                yield Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT"))
-
-
-def _one(command: Command) -> Flow[object]:
-    reply: object = yield command
-    return reply

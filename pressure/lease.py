@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -78,8 +79,23 @@ class Lease(Generic[T]):
     def _finish(self, *, back: bool, charge: bool = False) -> None:
         tag = self._end()
         flow = upkeep.end_lease(self._core, self._session, tag, back=back, charge=charge)
-        if not self._handle.call(flow):
+        try:
+            held = self._handle.call(flow)
+        except BaseException:
+            if inspect.getgeneratorstate(flow) == inspect.GEN_CREATED:
+                # Nothing was sent: it may be tried again.
+                self._tag = tag
+            raise
+        if not held:
             raise LeaseLostError(self._core.name)
+
+    def _abandon(self) -> None:
+        """Have the session give the item back, if it is still there."""
+        tag, self._tag = self._tag, None
+        if tag is not None and self._life == self._session.life:
+            self._session.stale = True
+            self._session.unlease(tag)
+            self._handle.keep_up()
 
     def __enter__(self) -> T:
         return self.item
@@ -92,12 +108,17 @@ class Lease(Generic[T]):
     ) -> None:
         if self._tag is None:
             return
-        if exc_type is None:
-            self.ack()
-        else:
-            # It comes back all the same, and the block's own exception matters more.
-            with contextlib.suppress(PressureError):
-                self.give_back()
+        try:
+            if exc_type is None:
+                self.ack()
+            else:
+                # It comes back all the same, and the block's own exception matters more.
+                with contextlib.suppress(PressureError):
+                    self.give_back()
+        except BaseException:
+            # Ctrl-C, say, before anything was sent: nobody has the lease any more.
+            self._abandon()
+            raise
 
     def __repr__(self) -> str:
         return f"<Lease of {self._core.name!r}: {self.item!r}>"

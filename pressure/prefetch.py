@@ -43,6 +43,8 @@ class _Sessions(Protocol):
 
     def release(self, session: Session[Link]) -> None: ...
 
+    def release_cut_short(self, session: Session[Link]) -> None: ...
+
 
 class _Asked(NamedTuple):
     """A request that is under way, over a session that is borrowed until the reply is read."""
@@ -107,9 +109,12 @@ class Prefetch:
         try:
             if _is_fit(session):
                 self._send(session, count, in_order)
-        finally:
             if self._asked is None:
                 self._sessions.release(session)
+        except BaseException:
+            if self._asked is None:
+                self._sessions.release_cut_short(session)
+            raise
 
     def _send(self, session: Session[Link], count: int, in_order: bool) -> None:
         core = self._core
@@ -186,6 +191,7 @@ class Prefetch:
         """Read the reply; the caller holds the lock."""
         patience = None if until is None else max(until, time.monotonic() + LAST_TRY)
         session = asked.session
+        session.borrower = threading.get_ident()
         try:
             return self._accept(asked, session.link.receive(patience))
         except (Broken, TimeoutError, PressureError):
@@ -198,7 +204,11 @@ class Prefetch:
             raise
         finally:
             self._asked = None
-            self._sessions.release(session)
+            try:
+                self._sessions.release(session)
+            except BaseException:
+                self._sessions.release_cut_short(session)
+                raise
 
     def finish_late(self, now: float, patience: float) -> None:
         """`finish` what nobody has wanted for so long (seconds)."""

@@ -134,8 +134,10 @@ class PressureQueue(QueueControl, Generic[T]):
         try:
             flow = putting.put_bodies(self._core, session, bodies, until, mode)
             accepted = handle.run(flow, session, until)
-        finally:
             handle.release(session)
+        except BaseException:
+            handle.release_cut_short(session)
+            raise
         if accepted < len(bodies):
             full = QueueFullError(self.name)
             full.accepted = accepted
@@ -198,11 +200,7 @@ class PressureQueue(QueueControl, Generic[T]):
         Raises `ValueError` if called more often than items were got, by all consumers together.
         """
         self._handle.flush_idle()
-        session = self._handle.acquire()
-        try:
-            counted = self._handle.run(lifecycle.task_done(self._core, session), session)
-        finally:
-            self._handle.release(session)
+        counted = self._handle.call_over(lambda session: lifecycle.task_done(self._core, session))
         if not counted and not self._core.may_count_twice:
             raise ValueError("task_done() called too many times")
 

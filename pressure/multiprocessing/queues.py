@@ -169,11 +169,7 @@ class JoinableQueue(Queue[T]):
         """Raises `ValueError` if called more often than items were got."""
         remote = self._remote
         remote.handle.flush_idle()
-        session = remote.handle.acquire()
-        try:
-            counted = remote.handle.run(lifecycle.task_done(remote.core, session), session)
-        finally:
-            remote.handle.release(session)
+        counted = remote.handle.call_over(lambda session: lifecycle.task_done(remote.core, session))
         if not counted and not remote.core.may_count_twice:
             raise ValueError("task_done() called too many times")
 

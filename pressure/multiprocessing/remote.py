@@ -327,16 +327,10 @@ class Remote:
 
     def put(self, body: bytes, until: float | None) -> bool:
         """Put one item; says whether there was room for it by `until`."""
-        session = self.handle.acquire()
-        try:
-            return (
-                self.handle.run(
-                    putting.put_bodies(self.core, session, [body], until), session, until
-                )
-                == 1
-            )
-        finally:
-            self.handle.release(session)
+        accepted = self.handle.call_over(
+            lambda session: putting.put_bodies(self.core, session, [body], until), until
+        )
+        return accepted == 1
 
     def wait_for_room(self, until: float | None) -> None:
         """Wait until there may be room, or a while."""
