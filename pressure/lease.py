@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -26,7 +25,8 @@ class Lease(Generic[T]):
 
     As a context manager it gives the item, acknowledges it when the block succeeds, and gives it
     back (charged as a failed delivery) when the block raises. The lease renews itself while this
-    process lives; if the process dies, the item is in the queue again after `lease` seconds.
+    process lives; if the process dies, the item is in the queue again after `lease` seconds. If
+    nothing refers to an unfinished lease any more, the item is given back.
 
     Attributes:
         item: what was put.
@@ -66,36 +66,37 @@ class Lease(Generic[T]):
     def _core(self) -> Core[Link]:
         return self._handle.core
 
-    def _end(self) -> bytes:
+    def _finish(self, *, back: bool, charge: bool = False) -> None:
         tag, self._tag = self._tag, None
         if tag is None:
             raise LeaseLostError(
                 self._core.name, "this lease was acknowledged or given back before"
             )
-        if self._life != self._session.life:
+        session = self._session
+        if self._life != session.life:
             raise LeaseLostError(self._core.name)
-        return tag
-
-    def _finish(self, *, back: bool, charge: bool = False) -> None:
-        tag = self._end()
-        flow = upkeep.end_lease(self._core, self._session, tag, back=back, charge=charge)
+        leased = session.leased[tag]
         try:
+            flow = upkeep.end_lease(self._core, session, tag, back=back, charge=charge)
             held = self._handle.call(flow)
         except BaseException:
-            if inspect.getgeneratorstate(flow) == inspect.GEN_CREATED:
-                # Nothing was sent: it may be tried again.
+            if session.leased[tag] >= leased:
+                # Ctrl-C, say, before anything was sent: it can be finished still.
                 self._tag = tag
             raise
         if not held:
             raise LeaseLostError(self._core.name)
 
-    def _abandon(self) -> None:
-        """Have the session give the item back, if it is still there."""
-        tag, self._tag = self._tag, None
-        if tag is not None and self._life == self._session.life:
-            self._session.stale = True
-            self._session.unlease(tag)
-            self._handle.keep_up()
+    def __del__(self) -> None:
+        # Who could finish it is gone: perhaps Ctrl-C came at the end of the `with` block. Its
+        # session finds the item when it is next looked after, and gives it back.
+        tag, session = self._tag, self._session
+        if tag is None or self._life != session.life or session not in self._core.sessions:
+            return
+        self._tag = None
+        session.stale = True
+        session.unlease(tag)
+        self._handle.keep_up()
 
     def __enter__(self) -> T:
         return self.item
@@ -108,17 +109,12 @@ class Lease(Generic[T]):
     ) -> None:
         if self._tag is None:
             return
-        try:
-            if exc_type is None:
-                self.ack()
-            else:
-                # It comes back all the same, and the block's own exception matters more.
-                with contextlib.suppress(PressureError):
-                    self.give_back()
-        except BaseException:
-            # Ctrl-C, say, before anything was sent: nobody has the lease any more.
-            self._abandon()
-            raise
+        if exc_type is None:
+            self.ack()
+        else:
+            # It comes back all the same, and the block's own exception matters more.
+            with contextlib.suppress(PressureError):
+                self.give_back()
 
     def __repr__(self) -> str:
         return f"<Lease of {self._core.name!r}: {self.item!r}>"
