@@ -28,6 +28,7 @@ __all__ = [
     "sizes",
     "split",
     "unpacked",
+    "weight",
 ]
 
 LEAST, MOST = 16, 32
@@ -54,6 +55,14 @@ def is_bundle(item: bytes) -> bool:
 def is_one(core: Core[Any], item: bytes) -> bool:
     """The same for an item of this queue, which may be anything if its items are raw."""
     return not core.raw and is_bundle(item)
+
+
+def weight(core: Core[Any], item: bytes) -> int:
+    """How many items an element carries."""
+    if not is_one(core, item):
+        return 1
+    (count,) = _COUNT.unpack_from(item, envelope.HEADER_BYTES)
+    return int(count)
 
 
 def sizes(core: Core[Any], session: Session[Any], bodies: Sequence[bytes]) -> list[int]:

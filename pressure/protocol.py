@@ -7,6 +7,7 @@ synchronous and the asyncio client. Replies begin with a `Status`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pressure.commands import Acks, Beginning, Command, Outcome, Status, Word, outcome_words
 from pressure.content import Buffer
@@ -140,6 +141,12 @@ class Protocol:
     ) -> Command:
         fixed = (generation, producer, sequence, client, mode, self._raw, ttl_ms, hold, confirmed)
         return self._script("put", (*fixed, *values))
+
+    @staticmethod
+    def values_of(put: Command) -> Sequence[bytes]:
+        """The values that such a command puts."""
+        words: Any = put.words
+        return list(words[3 + words[2] + 9 :])
 
     def note_producer(self, client: str) -> Command:
         return Command(("SET", self.keys.producer, client, "KEEPTTL"))

@@ -12,14 +12,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from types import GeneratorType
+from typing import Any, TypeVar
 
-from pressure import putting
+from pressure import bundles, putting
 from pressure.errors import OutcomeUnknownError, PressureError, ServerUnavailableError
 from pressure.link import Link
 from pressure.multiprocessing.remote import Remote
+from pressure.protocol import Command, Status
 from pressure.requests import Flow, Request
 from pressure.retry import Broken, Disconnected
+from pressure.scripts import SCRIPTS
 from pressure.session import Session
 
 __all__ = ["MOST", "REPLY_PATIENCE", "Outgoing"]
@@ -52,6 +55,8 @@ class Outgoing:
         """Start over, as in a forked child: what is buffered here is the parent's to send."""
         self._bodies: deque[bytes] = deque()
         self._under_way: list[bytes] = []
+        # How many more items are in that send.
+        self._more = 0
         self._places = 0
         self._mutex = threading.RLock()
         self._sending = threading.RLock()
@@ -95,6 +100,10 @@ class Outgoing:
             self._bodies.clear()
             self._sent()
             raise
+        except BaseException:
+            # Ctrl-C. Where in the flow it came nobody knows: see `_concluded`.
+            flow.close()
+            raise
         return False
 
     def _producer(self) -> Session[Link]:
@@ -115,6 +124,7 @@ class Outgoing:
                 batch.append(bodies[0])
                 bodies.popleft()
                 size += len(batch[-1])
+            self._more = 0
             flow = putting.put_bodies(self._remote.core, session, batch, None)
             request = next(flow)
         except BaseException:
@@ -194,6 +204,8 @@ class Outgoing:
         """The rest of the send that was cut short. May be cut short in turn."""
         assert self._cut_short is not None
         request, flow = self._cut_short
+        if isinstance(flow, GeneratorType) and flow.gi_frame is None:
+            return (yield from self._concluded(request))
         while True:
             self._cut_short = request, flow
             try:
@@ -210,6 +222,25 @@ class Outgoing:
             except StopIteration as stop:
                 result: int = stop.value
                 return result
+            except (PressureError, GeneratorExit):
+                raise
+            except BaseException:
+                # As in `_collect`.
+                flow.close()
+                raise
+
+    def _concluded(self, request: Request) -> Flow[int]:
+        """The end of a send whose flow was cut short as it looked at a reply: the server says once
+        more what the request has done, which had all that was not put before it."""
+        if not isinstance(request, Command) or request.script is not SCRIPTS["put"]:
+            return 0
+        session, core = self._producer(), self._remote.core
+        reply: Any = yield request
+        weights = [bundles.weight(core, value) for value in core.protocol.values_of(request)]
+        before = len(self._under_way) + self._more - sum(weights)
+        # Who sends the rest is told if it was refused, and why.
+        accepted, session.places = reply[1:3] if reply[0] == Status.OK else (0, 0)
+        return before + sum(weights[:accepted])
 
     def _drop(self, exc: Exception) -> None:
         lost = len(self._bodies) + len(self._under_way)

@@ -182,6 +182,7 @@ class Producer(Outgoing):
                     self._under_way = batch = [*self._bodies]
                     self._places = 0
                     self._bodies.clear()
+                    self._more = 1
                 flow = putting.put_bodies(
                     core, session, [*batch, body], flows.AT_ONCE, waited=bool(waited_for)
                 )

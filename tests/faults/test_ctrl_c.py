@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import PressureQueue, handle, keeper
+from pressure import PressureQueue, flows, handle, keeper, putting
+from pressure.multiprocessing import outgoing, producer
 from pressure.multiprocessing.results import AsyncResult, IMapIterator
 from pressure.multiprocessing.staff import Staff, _working
 from tests.support.waiting import eventually
@@ -379,3 +381,32 @@ def test_a_session_is_lost_nowhere(operation: str, url: str, queue_name: str) ->
     assert operation == "lease" or len(got + rest) == items
     q.delete()
     q.disconnect()
+
+
+@pytest.mark.parametrize("bound", [0, 300])
+@pytest.mark.parametrize("module", [flows, putting, outgoing, producer])
+def test_what_a_loop_has_put_is_there_once(module: ModuleType, bound: int, url: str) -> None:
+    """Wherever in a put Ctrl-C comes: it sends what was put before, and hears what became of it."""
+    q: Any = mp.Queue(bound, url=url)
+    got: list[int] = []
+    number = -1
+    cut_short: set[int] = set()
+    for place in range(1, 2000):
+        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
+            for _ in range(20):
+                number += 1
+                q.put(number, timeout=PATIENCE)
+        if not ctrl_c.struck:
+            break
+        # Its own item may be there or not.
+        cut_short.add(number)
+        if place % 5 == 0:
+            got += [q.get(timeout=PATIENCE) for _ in range(q.qsize())]
+    q.put(-1, timeout=PATIENCE)
+    got += iter(partial(q.get, timeout=PATIENCE), -1)
+    assert not ctrl_c.struck, "there were more places"
+    assert len(got) == len({*got})
+    assert {*range(number + 1)} - {*got} <= cut_short
+    q.close()
+    q.join_thread()
+    q.delete()

@@ -77,6 +77,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "handles",
         (
             "keeper",
+            "control",
             "handle",
             "lease",
             "letters",
