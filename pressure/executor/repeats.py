@@ -1,7 +1,8 @@
 """Large arguments that come again: the second time they are shared, without being asked.
 
-What can't change (bytes, str, read-only arrays) is known by its identity from then on. Anything
-else is hashed each time, since it may have changed, and each task gets a copy of its own.
+What can't change (bytes, str) is known by its identity from then on. Anything else is hashed each
+time, since it may have changed, and each task gets a copy of its own. That holds for read-only
+arrays, too: who owns one can make it writable for a while, and any can get another shape.
 """
 
 from __future__ import annotations
@@ -128,10 +129,4 @@ def _size(arg: Any) -> int:
 
 def _is_constant(arg: Any) -> bool:
     """True for what nobody can change."""
-    while type(arg).__module__ == "numpy" and hasattr(arg, "base"):
-        if arg.flags.writeable or arg.dtype.hasobject:
-            return False
-        if arg.base is None:
-            return True
-        arg = arg.base
     return type(arg) in (bytes, str)

@@ -427,6 +427,12 @@ def test_arguments_that_come_again_may_change(ex: RedisExecutor) -> None:
     for number in range(5, 9):
         array[0] = number
         assert ex.submit(element, view, 0).result(PATIENCE) == number
+    # One that owns its memory can be made writable, and read-only again.
+    for number in range(9, 13):
+        array.flags.writeable = True
+        array[0] = number
+        array.flags.writeable = False
+        assert ex.submit(element, array, 0).result(PATIENCE) == number
 
 
 def test_large_arguments_are_released(ex: RedisExecutor) -> None:
