@@ -2,6 +2,10 @@
 
 cloudpickle takes an open text file for its contents: the other side would get an `io.StringIO`, and
 what it writes there would be lost.
+
+And it copies the classes of `__main__`. Where the other side has this `__main__` itself, what goes
+by name beside the copy would be of another class than the copy knows, so there they stand for the
+other side's own, and are copied only if it has none of that name.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["TABLE", "CopyingPickler", "RefusedError", "dumps_by_value"]
+__all__ = ["TABLE", "CopyingPickler", "RefusedError", "SameMainPickler", "dumps_by_value"]
 
 _PROTOCOL = 5
 
@@ -52,8 +56,51 @@ class CopyingPickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, _PROTOCOL, buffer_callback)
 
 
-def dumps_by_value(obj: Any, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
-    """As `cloudpickle.dumps`. Raises what pickling raises, and `RefusedError`."""
+_reduce = CopyingPickler.reducer_override
+
+
+class SameMainPickler(CopyingPickler):
+    """For those who have this process's `__main__`, too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = _reduce(self, obj)
+        if not isinstance(obj, type) or getattr(obj, "__module__", None) != "__main__":
+            return reduced
+        name = obj.__qualname__
+        if _class_of_main(name) is not obj:
+            return reduced
+        make, args, state, _, _, set_state = reduced
+        return _own_or_copy, (name, make, args), (name, set_state, state), None, None, _fill_copy
+
+
+def _class_of_main(name: str) -> Any:
+    """What `__main__` has under the qualified name of a class, if that is a class."""
+    found: Any = sys.modules.get("__main__")
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) else None
+
+
+def _own_or_copy(name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What stands in a pickle for a class of `__main__`."""
+    return _class_of_main(name) or make(*args)
+
+
+def _fill_copy(cls: Any, copied: tuple[str, Callable[..., Any], Any]) -> None:
+    name, set_state, state = copied
+    if _class_of_main(name) is not cls:
+        set_state(cls, state)
+
+
+def dumps_by_value(
+    obj: Any,
+    buffer_callback: Callable[[Any], object] | None = None,
+    *,
+    same_main: bool = False,
+) -> bytes:
+    """As `cloudpickle.dumps`. With `same_main` the other side has this `__main__`, too. Raises what
+    pickling raises, and `RefusedError`."""
     file = io.BytesIO()
-    CopyingPickler(file, buffer_callback=buffer_callback).dump(obj)
+    kind = SameMainPickler if same_main else CopyingPickler
+    kind(file, buffer_callback=buffer_callback).dump(obj)
     return file.getvalue()

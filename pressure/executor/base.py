@@ -59,6 +59,10 @@ class TaskExecutor(Executor):
         bound method, a partial); and what occurs both there and in the arguments is one object,
         unless the function is larger than 16 KiB, for such a one is sent once for many tasks.
 
+        Local workers have a `__main__` of their own, as those of `ProcessPoolExecutor`: what of it
+        goes by name, and its classes also in functions that go by value (lambdas, nested ones), is
+        what that was when they were forked, or what the script defines when they import it.
+
         `multiprocessing` connections and sockets are handed over to local workers, once: a task
         that is run again can't have them. For others they are refused, with a `TypeError`. Raises
         `RuntimeError` after `shutdown`.

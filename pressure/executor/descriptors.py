@@ -21,7 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, NoReturn
 
 from pressure.bundles import ONCE
-from pressure.copying import TABLE, CopyingPickler
+from pressure.copying import TABLE, CopyingPickler, SameMainPickler
 
 __all__ = [
     "LEAST",
@@ -80,9 +80,10 @@ class Handed(NamedTuple):
                 os.close(one.detach())
 
 
-def hand_over(obj: Any, *, by_value: bool = False, local: bool) -> Handed:
+def hand_over(obj: Any, *, by_value: bool = False, same_main: bool = False, local: bool) -> Handed:
     """Pickle for another process of this program (`local`). For any other the pickle is as plain
-    as without this, but what would have to be handed over raises `NotPortableError`.
+    as without this, but what would have to be handed over raises `NotPortableError`. `same_main` is
+    as for `dumps_by_value`.
 
     Raises what pickling raises.
     """
@@ -97,7 +98,8 @@ def hand_over(obj: Any, *, by_value: bool = False, local: bool) -> Handed:
     try:
         if by_value:
             table = ChainMap(special, TABLE, _extra if local else {})
-            CopyingPickler(buffer, table).dump(obj)
+            kind = SameMainPickler if same_main else CopyingPickler
+            kind(buffer, table).dump(obj)
         else:
             # What cloudpickle knows, too, stays what it makes of it: views of dicts, say.
             more = {kind: _extra[kind] for kind in _extra.keys() - TABLE.keys() if local}

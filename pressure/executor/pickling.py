@@ -60,7 +60,7 @@ def dumps(
         packed = _dumps_all_the_same(obj, plain, same_main, local)
     else:
         if (MAIN in data and not same_main) or (ALSO and names_one(data, same_main)):
-            packed = _dumps_value(obj, local)
+            packed = _dumps_value(obj, same_main, local)
         elif len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
             return handed.data
         elif not buffers:
@@ -82,34 +82,36 @@ def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool
                 return handed.data
             handed.take_back()
     try:
-        return _dumps_value(obj, local)
+        return _dumps_value(obj, same_main, local)
     except REFUSALS:
         raise
     except Exception:
         raise plain from None
 
 
-def _dumps_value(obj: Any, local: bool) -> bytes | Packed:
+def _dumps_value(obj: Any, same_main: bool, local: bool) -> bytes | Packed:
     """Pickle by value."""
     buffers: list[pickle.PickleBuffer] = []
-    data = _by_value(obj, local, buffers)
+    data = _by_value(obj, same_main, local, buffers)
     if not buffers:
         return data
     raw = large(buffers)
-    return Packed(data, raw) if raw else marked(dumps_by_value(obj))
+    return Packed(data, raw) if raw else marked(dumps_by_value(obj, same_main=same_main))
 
 
-def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
+def _by_value(
+    obj: Any, same_main: bool, local: bool, buffers: list[pickle.PickleBuffer] | None = None
+) -> bytes:
     """A pickle by value. Its buffers go into the list, if there is one, unless it is a pickle that
     can't be made once more, since it has connections or sockets."""
     callback = None if buffers is None else buffers.append
     try:
-        data = dumps_by_value(obj, callback)
+        data = dumps_by_value(obj, callback, same_main=same_main)
     except REFUSALS:
         raise
     except Exception as plain:
         try:
-            handed = hand_over(obj, by_value=True, local=local)
+            handed = hand_over(obj, by_value=True, same_main=same_main, local=local)
         except REFUSALS:
             raise
         except Exception:
@@ -117,7 +119,7 @@ def _by_value(obj: Any, local: bool, buffers: list[pickle.PickleBuffer] | None =
     else:
         if SUSPECT not in data:
             return marked(data)
-        handed = hand_over(obj, by_value=True, local=local)
+        handed = hand_over(obj, by_value=True, same_main=same_main, local=local)
         if not handed.lent:
             return marked(data)
     if buffers is not None:
@@ -157,7 +159,9 @@ def dumps_result(obj: Any, *, local: bool = False) -> bytes | Packed:
         packed = data = buffer.getvalue()
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
         pickler.special = True
-        packed = _dumps_all_the_same(obj, plain, True, local)
+        # A local worker has the `__main__` of its client, or works with copies of what is there,
+        # which it doesn't find under their names.
+        packed = _dumps_all_the_same(obj, plain, local, local)
         data = packed.data if isinstance(packed, Packed) else packed
     else:
         if len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
@@ -252,7 +256,7 @@ def _pack_function(
         data = b""
     if data and not names_one(data, same_main):
         return PackedFunction(data), True
-    return PackedFunction(_by_value(function, local)), False
+    return PackedFunction(_by_value(function, same_main, local)), False
 
 
 class _Snapshot:
