@@ -33,6 +33,15 @@ class Content:
     def __bytes__(self) -> bytes:
         return b"".join(self._parts)
 
+    def joined(self) -> memoryview:
+        """A copy in one piece, in writable memory."""
+        joined = room(self._size)
+        at = 0
+        for part in self._parts:
+            joined[at : at + part.nbytes] = part
+            at += part.nbytes
+        return joined
+
     def pieces(self, most: int) -> list[Buffer]:
         """All of it in pieces of `most` bytes, the last of which may be shorter. A piece is copied
         only where it comes from more than one buffer."""

@@ -129,7 +129,7 @@ class Library:
             if private:
                 return loads(copy_of(known.data))
             if known.value is _NOTHING:
-                known.value = loads(known.data.toreadonly())
+                known.value = loads(known.data.toreadonly(), shared=True)
             return known.value
 
     def _fetch(self, key: tuple[bytes, bytes]) -> _Held:

@@ -171,10 +171,11 @@ class _NestedDispatcher(Dispatcher):
                 NestingError(f"{DEPTH} tasks wait for each other in this process"),
             )
             return
+        record = task._record
         delivery = Delivery(
             task._task_id,
             self._client_id,
-            bytes(task._record),
+            record.joined() if isinstance(record, Content) else record,
             0,
             task._options.max_deliveries,
             int(time.time() * 1000),
@@ -185,10 +186,11 @@ class _NestedDispatcher(Dispatcher):
                 start(task)
                 answer = self._here.run(delivery).answer
                 assert isinstance(answer, bytes | Content)
+                body = answer.joined() if isinstance(answer, Content) else answer
                 if task._options.retries:
                     with self.ledger.lock:
                         self.ledger.tasks[delivery.id] = task
-                self._resolve_one(task, unpack_answer(bytes(answer)))
+                self._resolve_one(task, unpack_answer(body))
         except BaseException as exc:
             # It was this thread's own task that was interrupted.
             self.ledger.forget([task._task_id])

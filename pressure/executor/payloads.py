@@ -82,8 +82,9 @@ def joined(head: bytes, payload: bytes | Packed) -> bytes | Content:
     return head + payload if len(payload) < LARGE else Content([head, payload])
 
 
-def loads(data: Buffer) -> Any:
-    """What was pickled. Raises what unpickling raises, and `PythonVersionError`."""
+def loads(data: Buffer, *, shared: bool = False) -> Any:
+    """What was pickled. What was writable is so again, also if the data aren't; unless it is to be
+    `shared`. Raises what unpickling raises, and `PythonVersionError`."""
     if data[0] == _PICKLE:
         return pickle.loads(data)
     if data[:1] != _BUFFERS:
@@ -95,5 +96,9 @@ def loads(data: Buffer) -> Any:
     for index in range(count):
         offset, size, readonly = _ENTRY.unpack_from(view, _HEAD.size + _ENTRY.size * index)
         buffer = view[offset : offset + size]
-        buffers.append(buffer.toreadonly() if readonly else buffer)
+        if readonly:
+            buffer = buffer.toreadonly()
+        elif view.readonly and not shared:
+            buffer = copy_of(buffer)
+        buffers.append(buffer)
     return pickle.loads(unmarked(view[start : start + length]), buffers=buffers)

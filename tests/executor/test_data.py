@@ -24,6 +24,7 @@ from pressure.executor import (
     RedisExecutor,
     ResultPayloadError,
     WorkerLostError,
+    current_executor,
     payloads,
     pickling,
 )
@@ -44,6 +45,12 @@ def echo(value: Any) -> Any:
 def double(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     array *= 2
     return array
+
+
+def double_nested(size: int) -> float:
+    """With one worker, the child runs in the process of its parent."""
+    result = current_executor().submit(double, np.ones(size // 8)).result()
+    return float(double(result)[-1])
 
 
 def make(size: int) -> np.ndarray[Any, Any]:
@@ -118,6 +125,12 @@ def test_large_buffers_are_aligned_and_writable_for_the_task(ex: RedisExecutor) 
     assert ex.submit(describe, array).result(PATIENCE) == (float(MIB), True, 0)
     assert np.array_equal(ex.submit(double, array).result(PATIENCE), array * 2)
     assert array[0] == 1.0
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 3 * MIB])
+def test_arrays_of_nested_tasks_are_writable(server: ServerProcess, size: int) -> None:
+    with executor("local", server.url, "-", 1) as ex:
+        assert ex.submit(double_nested, size).result(PATIENCE) == 4.0
 
 
 def test_a_read_only_array_stays_read_only(ex: RedisExecutor) -> None:
@@ -450,7 +463,8 @@ def test_large_arguments_are_released(ex: RedisExecutor) -> None:
 def test_content_in_pieces() -> None:
     content = Content([b"abc", b"", bytearray(b"defgh"), memoryview(b"i")])
     assert len(content) == 9
-    assert bytes(content) == b"abcdefghi"
+    assert bytes(content) == bytes(content.joined()) == b"abcdefghi"
+    assert not content.joined().readonly
     for most in range(1, 11):
         pieces = content.pieces(most)
         assert b"".join(pieces) == b"abcdefghi"

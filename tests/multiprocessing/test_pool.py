@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pytest
 
 import pressure.multiprocessing
@@ -65,6 +66,11 @@ def make_ours() -> Iterator[MakePool]:
 
 def square(x: int) -> int:
     return x * x
+
+
+def doubled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array *= 2
+    return array
 
 
 def pid_of(_: object) -> int:
@@ -141,6 +147,18 @@ def test_apply(make_pool: MakePool) -> None:
     assert pool.apply(square, (3,)) == 9
     assert pool.apply(int, ("11",), {"base": 2}) == 3
     assert pool.apply_async(square, [4]).get(WAIT) == 16
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_writable(make_pool: MakePool, size: int) -> None:
+    pool = make_pool(1)
+    for result in (pool.apply(doubled, (np.ones(size),)), *pool.map(doubled, [np.ones(size)] * 2)):
+        assert doubled(result)[-1] == 4.0
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_writable_beside_what_goes_by_value(make_ours: MakePool, size: int) -> None:
+    assert make_ours(1).apply(lambda array: doubled(array)[-1], (np.ones(size),)) == 2.0
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 7, 1000])
@@ -568,6 +586,13 @@ def remote_pool(url: str, queue_name: str) -> Iterator[Any]:
         yield pool
         pool.terminate()
         pool.join()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_to_and_from_daemons_are_writable(remote_pool: Any, size: int) -> None:
+    array = np.ones(size)
+    for result in (remote_pool.apply(doubled, (array,)), *remote_pool.map(doubled, [array] * 2)):
+        assert doubled(result)[-1] == 4.0
 
 
 def test_daemons_do_the_work(remote_pool: Any) -> None:
