@@ -63,6 +63,10 @@ class TaskExecutor(Executor):
         goes by name, and its classes also in functions that go by value (lambdas, nested ones), is
         what that was when they were forked, or what the script defines when they import it.
 
+        A NumPy array that is read-only arrives read-only, also in a result, as pickle's protocol 5
+        has it. (`ProcessPoolExecutor` makes a writable one of it up to Python 3.13, since it uses
+        an older protocol there.)
+
         `multiprocessing` connections and sockets are handed over to local workers, once: a task
         that is run again can't have them. For others they are refused, with a `TypeError`. Raises
         `RuntimeError` after `shutdown`.
