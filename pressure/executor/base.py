@@ -136,8 +136,8 @@ class TaskExecutor(Executor):
 
         What is returned stands for it in the arguments of this executor's tasks, which get the
         object as it is now. It is one object for all tasks in a worker process: they must not
-        change it; NumPy arrays in it are read-only. `release()` it, or use it in a `with` block;
-        it goes by itself when nothing refers to it any more, or with the executor.
+        change it; NumPy arrays of numbers in it are read-only. `release()` it, or use it in a
+        `with` block; it goes by itself when nothing refers to it any more, or with the executor.
 
         Raises what pickling raises, `RuntimeError` after `shutdown`, and what the server refuses.
         """

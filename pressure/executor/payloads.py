@@ -14,7 +14,7 @@ from typing import Any
 from pressure.content import ALIGNMENT, Buffer, Content, copy_of
 from pressure.python_versions import PythonVersionError, marked, unmarked
 
-__all__ = ["Packed", "PythonVersionError", "joined", "large", "loads", "marked"]
+__all__ = ["LARGE", "Packed", "PythonVersionError", "joined", "large", "loads", "marked"]
 
 LARGE = 64 * 1024
 """From this size on buffers go out of band, and a body is no longer copied together. Bodies of this
@@ -64,14 +64,14 @@ class Packed:
         return pickle.loads(unmarked(self.data), buffers=self.buffers)
 
 
-def large(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
+def large(buffers: list[pickle.PickleBuffer], least: int = LARGE) -> list[memoryview]:
     """What was pickled out of band, if it is worth that; if it is not, nothing: then it is to be
     pickled once more, in one piece."""
     try:
         raw = [buffer.raw() for buffer in buffers]
     except BufferError:
         return []
-    return raw if sum(buffer.nbytes for buffer in raw) >= LARGE else []
+    return raw if sum(buffer.nbytes for buffer in raw) >= least else []
 
 
 def joined(head: bytes, payload: bytes | Packed) -> bytes | Content:

@@ -20,7 +20,7 @@ from pressure.copying import RefusedError, dumps_by_value
 from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by_value
 from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
-from pressure.executor.payloads import Packed, large, loads, marked
+from pressure.executor.payloads import LARGE, Packed, large, loads, marked
 
 __all__ = [
     "FunctionPacker",
@@ -44,34 +44,38 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
 
 def dumps(
-    obj: Any, *, settled: bool = True, same_main: bool = False, local: bool = False
+    obj: Any, *, shared: bool = False, same_main: bool = False, local: bool = False
 ) -> bytes | Packed:
     """Pickle: by name where that can be imported elsewhere, by value where it can't. What changes
-    later is not seen, unless `settled` is false: then large buffers are not copied. With
-    `same_main`, the other side has this `__main__`, too. A `local` one is a process of this program
-    and gets connections and sockets; what has any may be unpickled only once.
+    later is not seen. Of what is to be `shared` it is, for no buffer is copied then; and all of
+    them go out of band, so that who unpickles it may have them read-only. With `same_main`, the
+    other side has this `__main__`, too. A `local` one is a process of this program and gets
+    connections and sockets; what has any may be unpickled only once.
 
     Raises what pickling raises.
     """
     buffers: list[pickle.PickleBuffer] = []
+    least = 0 if shared else LARGE
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
-        packed = _dumps_all_the_same(obj, plain, same_main, local)
+        packed = _dumps_all_the_same(obj, plain, same_main, local, least)
     else:
         if (MAIN in data and not same_main) or (ALSO and names_one(data, same_main)):
-            packed = _dumps_value(obj, same_main, local)
+            packed = _dumps_value(obj, same_main, local, least)
         elif len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
             return handed.data
         elif not buffers:
             return data
         else:
-            raw = large(buffers)
+            raw = large(buffers, least)
             packed = Packed(data, raw) if raw else pickle.dumps(obj, PROTOCOL)
-    return packed.settled() if settled and isinstance(packed, Packed) else packed
+    return packed if shared or not isinstance(packed, Packed) else packed.settled()
 
 
-def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool) -> bytes | Packed:
+def _dumps_all_the_same(
+    obj: Any, plain: Exception, same_main: bool, local: bool, least: int = LARGE
+) -> bytes | Packed:
     """Pickle what plain pickling refuses; if that is impossible raise `plain`, which users of
     pickle know."""
     if local and isinstance(plain, TypeError):
@@ -82,20 +86,20 @@ def _dumps_all_the_same(obj: Any, plain: Exception, same_main: bool, local: bool
                 return handed.data
             handed.take_back()
     try:
-        return _dumps_value(obj, same_main, local)
+        return _dumps_value(obj, same_main, local, least)
     except REFUSALS:
         raise
     except Exception:
         raise plain from None
 
 
-def _dumps_value(obj: Any, same_main: bool, local: bool) -> bytes | Packed:
-    """Pickle by value."""
+def _dumps_value(obj: Any, same_main: bool, local: bool, least: int) -> bytes | Packed:
+    """Pickle by value. Buffers go out of band if they have so many bytes together."""
     buffers: list[pickle.PickleBuffer] = []
     data = _by_value(obj, same_main, local, buffers)
     if not buffers:
         return data
-    raw = large(buffers)
+    raw = large(buffers, least)
     return Packed(data, raw) if raw else marked(dumps_by_value(obj, same_main=same_main))
 
 

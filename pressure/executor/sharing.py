@@ -56,9 +56,9 @@ class Shared(Generic[T], _Anything):  # type: ignore[misc]
     """Stands for an object in the arguments of tasks; the task gets the object itself.
 
     It may stand anywhere in them, and type checkers take it for whatever is wanted there. All tasks
-    that run in one worker process get the same object, so they must not change it; arrays in it are
-    read-only. `release` (or the end of a `with` block) lets the server and this process forget it
-    as soon as no submitted task needs it any more.
+    that run in one worker process get the same object, so they must not change it; arrays of
+    numbers in it are read-only. `release` (or the end of a `with` block) lets the server and this
+    process forget it as soon as no submitted task needs it any more.
     """
 
     __slots__ = ("_entry", "_shelf")
@@ -156,7 +156,7 @@ class Shelf:
         """What is kept of an object as it is now; it is not sent yet. Raises what pickling raises,
         and `ItemTooLargeError`."""
         # Never as for `local` ones: each of them unpickles it.
-        packed = pickling.dumps(obj, settled=False, same_main=self.same_main)
+        packed = pickling.dumps(obj, shared=True, same_main=self.same_main)
         content = _content(packed)
         self._reply.core.check_size(content)
         hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)

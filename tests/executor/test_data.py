@@ -73,7 +73,8 @@ def inside(value: dict[str, list[Any]]) -> int:
     return len(value["list"][0])
 
 
-def write_to(array: np.ndarray[Any, Any]) -> None:
+def write_to(given: Any) -> None:
+    array = given[0] if isinstance(given, tuple) else given
     array[0] = 1.0
 
 
@@ -133,10 +134,14 @@ def test_arrays_of_nested_tasks_are_writable(server: ServerProcess, size: int) -
         assert ex.submit(double_nested, size).result(PATIENCE) == 4.0
 
 
-def test_a_read_only_array_stays_read_only(ex: RedisExecutor) -> None:
-    array = np.ones(MIB)
+@pytest.mark.parametrize("size", [800, 3 * MIB])
+@pytest.mark.parametrize("owning", [True, False])
+def test_a_read_only_array_stays_read_only(ex: RedisExecutor, size: int, owning: bool) -> None:
+    array = np.ones(size // 8) if owning else np.frombuffer(bytes(size))
     array.flags.writeable = False
-    assert ex.submit(describe, array).result(PATIENCE)[1] is False
+    # Also when it comes again.
+    for _ in range(4):
+        assert ex.submit(describe, array).result(PATIENCE)[1] is False
     assert not ex.submit(echo, array).result(PATIENCE).flags.writeable
 
 
@@ -348,9 +353,12 @@ def test_a_shared_object_may_stand_anywhere(ex: RedisExecutor) -> None:
         assert list(view.map(len, [shared] * 3)) == [1000] * 3
 
 
-def test_a_shared_array_is_read_only(ex: RedisExecutor) -> None:
-    with ex.share(np.zeros(MIB)) as shared, pytest.raises(ValueError, match="read-only"):
-        ex.submit(write_to, shared).result(PATIENCE)
+@pytest.mark.parametrize("size", [8, 5000, 3 * MIB])
+def test_a_shared_array_is_read_only(ex: RedisExecutor, size: int) -> None:
+    array = np.zeros(size // 8)
+    for given in (array, (array, lambda: 1)):
+        with ex.share(given) as shared, pytest.raises(ValueError, match="read-only"):
+            ex.submit(write_to, shared).result(PATIENCE)
 
 
 def test_a_shared_object_is_sent_once_and_removed(
