@@ -58,13 +58,19 @@ def names_one(data: bytes, same_main: bool = False) -> bool:
 def shares_main(start_method: str) -> bool:
     """Whether local workers have this process's `__main__`, as those of the standard library do.
 
-    Forked ones have it as it was then; others import the script anew. In an interactive session it
-    grows after they were started, so there it travels by value.
+    Forked ones have it as it was then; others import the script anew, but not the `__main__` of a
+    package or a folder. In an interactive session it grows after they were started, so there it
+    travels by value.
     """
     main = sys.modules.get("__main__")
     interactive = hasattr(sys, "ps1") or "IPython" in sys.modules
-    script = getattr(main, "__file__", None) or getattr(main, "__spec__", None)
-    return not interactive and (start_method == "fork" or bool(script))
+    if interactive or start_method == "fork":
+        return not interactive
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name: str = spec.name
+        return name != "__main__" and not name.endswith(".__main__")
+    return bool(getattr(main, "__file__", None))
 
 
 def script() -> str | None:

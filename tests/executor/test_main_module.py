@@ -1,5 +1,5 @@
-"""What scripts define: for local workers it is the same in functions that go by value and in what
-goes by name."""
+"""What is defined in `__main__`: for local workers it is the same in functions that go by value and
+in what goes by name, if they have it at all."""
 
 from __future__ import annotations
 
@@ -97,10 +97,11 @@ CLASSES = """
 """
 
 
-def run(*command: str) -> None:
+def run(*command: str, cwd: Path | None = None) -> None:
     done = subprocess.run(
         [sys.executable, *command],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=4 * PATIENCE,
@@ -115,3 +116,44 @@ def test_classes_of_a_script_are_one_in_functions_and_arguments(
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(CLASSES))
     run(str(script), method)
+
+
+PACKAGE = """
+    import enum
+    import multiprocessing
+    import sys
+
+    import pressure
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+    class Color(enum.Enum):
+        RED = 1
+
+    def shifted(point):
+        return Point(point.x + 1)
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context(sys.argv[1])
+        with pressure.RedisExecutor(1, mp_context=context) as executor:
+            result = executor.submit(shifted, Point(1)).result(30)
+            assert type(result) is Point and result.x == 2
+            assert executor.submit(lambda c: c is Color.RED, Color.RED).result(30)
+            assert executor.submit(lambda: Color.RED).result(30) is Color.RED
+        print("fine")
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("as_module", [True, False], ids=["module", "folder"])
+def test_a_main_module_that_workers_do_not_import(
+    method: str, as_module: bool, tmp_path: Path
+) -> None:
+    """`multiprocessing` skips the `__main__` of packages and folders."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(textwrap.dedent(PACKAGE))
+    run(*(("-m", "package") if as_module else (str(package),)), method, cwd=tmp_path)
