@@ -1,7 +1,9 @@
-"""Pickling by value, with cloudpickle, what plain pickle can't. Open files are refused.
+"""Pickling by value, with cloudpickle, what plain pickle can't. Open files and memory views are
+refused.
 
 cloudpickle takes an open text file for its contents: the other side would get an `io.StringIO`, and
-what it writes there would be lost.
+what it writes there would be lost. Of a memory view it makes bytes, which have no items of several
+bytes and can't be written to.
 
 And it copies the classes of `__main__`. Where the other side has this `__main__` itself, what goes
 by name beside the copy would be of another class than the copy knows, so there they stand for the
@@ -38,7 +40,16 @@ def _refuse(file: io.TextIOWrapper) -> Any:
     )
 
 
-TABLE: Any = ChainMap({io.TextIOWrapper: _refuse}, cloudpickle.Pickler.dispatch_table)
+def _refuse_view(view: memoryview) -> Any:
+    raise RefusedError(
+        "cannot pickle 'memoryview' object: it is a view of what another object holds; "
+        "pass that, or bytes(view)"
+    )
+
+
+TABLE: Any = ChainMap(
+    {io.TextIOWrapper: _refuse, memoryview: _refuse_view}, cloudpickle.Pickler.dispatch_table
+)
 """What is pickled by functions of its own. It grows when a program registers more."""
 
 

@@ -46,6 +46,14 @@ def test_functions_bring_no_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_view_of_memory_is_refused_as_plain_pickle_does(way: str) -> None:
+    view = memoryview(bytearray(10))
+    for holder in (view, [view], {"data": view}, [lambda: 1, view], lambda: view):
+        with pytest.raises(TypeError, match=r"cannot pickle 'memoryview' object.*bytes"):
+            WAYS[way](holder)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_what_else_is_like_a_file_goes_as_before(
     way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
