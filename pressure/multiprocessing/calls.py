@@ -20,6 +20,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from pressure.executor import pickling
+from pressure.executor.by_value import shares_main
 
 __all__ = [
     "Function",
@@ -74,7 +75,10 @@ def _dumps(obj: Any, local: bool) -> bytes:
             return _dumps_as_multiprocessing(obj)
         except (pickle.PicklingError, AttributeError, TypeError) as plain:
             try:
-                return pickling.in_one_piece(pickling.dumps(obj, local=True))
+                # Where the workers lack something of `__main__`, it goes by value all the same.
+                same_main = shares_main("fork")
+                packed = pickling.dumps(obj, local=True, same_main=same_main)
+                return pickling.in_one_piece(packed)
             except Exception:
                 raise plain from None
     return pickling.in_one_piece(pickling.dumps(obj))

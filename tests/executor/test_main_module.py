@@ -23,6 +23,7 @@ CLASSES = """
     import sys
 
     import pressure
+    import pressure.multiprocessing
 
     @dataclasses.dataclass(frozen=True)
     class Point:
@@ -93,6 +94,9 @@ CLASSES = """
             assert type(ask(executor, lambda: Later())) is Later
             if sys.argv[1] != "fork":
                 assert type(ask(executor, lambda: Late())) is Late
+        with pressure.multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+            assert pool.map(lambda c: c is Color.RED, [Color.RED] * 2) == [True] * 2
+            assert pool.apply(lambda: type(Later()).__name__) == "Later"
         print("fine")
 """
 
