@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pressure import flows
@@ -192,8 +192,8 @@ class Producer:
 class Withdrawer:
     """Takes records out of a channel's queue again. Thread-safe.
 
-    Nothing stays uncertain: what an operation did whose reply was lost is found out by the next
-    one, or by `settle`.
+    Nothing stays uncertain: what an operation did whose reply was lost, or that was cut short by
+    Ctrl-C before that was noted, is found out by the next one, or by `settle`.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -202,35 +202,33 @@ class Withdrawer:
         self._lock = threading.Lock()
         self._doubtful: Sequence[bytes] = ()
 
-    def withdraw(self, ids: Sequence[bytes], until: float) -> list[bytes]:
-        """Returns the ids of what was still in the queue, and of what an earlier call had taken out
-        without hearing of it. Raises `PressureError`: then `settle` tells later."""
+    def withdraw(
+        self, ids: Sequence[bytes], until: float, note: Callable[[list[bytes]], object]
+    ) -> None:
+        """Has the ids noted of what was still in the queue, and of what an earlier call had taken
+        out without that being noted. Raises `PressureError`: then `settle` tells later."""
+        ids = tuple(ids)
         with self._lock:
-            found = self._settle(until)
-            self._doubtful = tuple(ids)
+            self._settle(until, note)
             self._session.next_number()
-            try:
-                return found + self._settle(until)
-            except PressureError:
-                if found:
-                    return found
-                raise
+            # Not before, or else the answer to an earlier number would be taken for that to this.
+            self._doubtful = ids
+            self._settle(until, note)
 
-    def settle(self, until: float) -> list[bytes]:
-        """What became of a call that failed: the ids of what it has taken out."""
-        if not self._doubtful:
-            return []
-        with self._lock:
-            return self._settle(until)
+    def settle(self, until: float, note: Callable[[list[bytes]], object]) -> None:
+        """Has the ids noted of what a call has taken out that failed."""
+        if self._doubtful:
+            with self._lock:
+                self._settle(until, note)
 
-    def _settle(self, until: float) -> list[bytes]:
+    def _settle(self, until: float, note: Callable[[list[bytes]], object]) -> None:
         ids = self._doubtful
         if not ids:
-            return []
+            return
         flow = _withdraw(self._channel.core, self._session.producer, self._session.sequence, ids)
         digits = self._channel.handle.run(flow, self._session, until)
+        note([id for id, digit in zip(ids, digits, strict=False) if digit == 0x31])
         self._doubtful = ()
-        return [id for id, digit in zip(ids, digits, strict=False) if digit == 0x31]
 
     def close(self) -> None:
         self._channel.handle.release(self._session)

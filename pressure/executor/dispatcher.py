@@ -196,6 +196,7 @@ class Dispatcher:
         except BaseException as exc:
             self.fail(exc)
         finally:
+            self._recall.cancel_leaving()
             self._done.set()
             self.on_idle()
 

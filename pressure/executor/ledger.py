@@ -8,6 +8,7 @@ What was sent is kept, so that it can be sent again if the server loses it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
@@ -59,6 +60,9 @@ class Ledger:
         self._in_a_row = 0
         self._progress = False
         self.tasks: dict[bytes, TaskFuture[Any]] = {}
+        # Nobody waits for a future to which nothing refers.
+        self._leaving: weakref.WeakValueDictionary[bytes, TaskFuture[Any]]
+        self._leaving = weakref.WeakValueDictionary()
         self.sent: set[bytes] = set()
         self.sending: set[bytes] = set()
         self.losses = 0
@@ -317,14 +321,9 @@ class Ledger:
                         self.condition.acquire()
                     self.condition.wait_for(lambda: not self.sending, patience)
                 sent = [task_id for task_id in wanted if task_id in self.sent]
-                taken = [
-                    self.tasks.pop(task_id)
-                    for task_id in wanted
-                    if task_id in self.tasks and task_id not in self.sent
-                ]
-                if cancels:
-                    for task in taken:
-                        task._taken_back = True
+                taken = self._take_back(
+                    [task_id for task_id in wanted if task_id not in self.sent], cancels
+                )
             finally:
                 self._recalls -= 1
                 self.idle = False
@@ -335,13 +334,31 @@ class Ledger:
     def forget(self, task_ids: Iterable[bytes], *, cancels: bool = False) -> list[TaskFuture[Any]]:
         """These are over: taken back, for one; see `recall`."""
         with self.lock:
-            taken = [task for task_id in task_ids if (task := self.take(task_id)) is not None]
-            if cancels:
-                for task in taken:
-                    task._taken_back = True
+            taken = self._take_back(task_ids, cancels)
             self.condition.notify_all()
             self._room.notify_all()
             return taken
+
+    def _take_back(self, task_ids: Iterable[bytes], cancels: bool) -> list[TaskFuture[Any]]:
+        taken = []
+        for task_id in task_ids:
+            task = self.tasks.get(task_id)
+            if task is not None:
+                if cancels:
+                    # Noted first: wherever Ctrl-C comes, somebody cancels it.
+                    task._taken_back = True
+                    self._leaving[task_id] = task
+                self.take(task_id)
+                taken.append(task)
+        return taken
+
+    def leaving(self) -> list[TaskFuture[Any]]:
+        """What was taken back to be cancelled since this was asked last, as far as it is not
+        cancelled."""
+        with self.lock:
+            tasks = list(self._leaving.values())
+            self._leaving.clear()
+        return [task for task in tasks if not task.done()]
 
     # The end
 

@@ -135,11 +135,14 @@ class Recall:
             task_ids, self._unblock_sender, RECALL_PATIENCE, cancels=cancels
         )
         until = time.monotonic() + patience
+
+        def note(found: list[bytes]) -> None:
+            taken.extend(self._ledger.forget(found, cancels=cancels))
+
         while sent and self._withdrawer is not None:
             try:
                 with self._asking:
-                    found = self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE)
-                    taken += self._ledger.forget(found, cancels=cancels)
+                    self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE, note)
             except PressureError as exc:
                 # What it did is found out by `settle`.
                 log.warning("could not cancel: %s", exc)
@@ -157,13 +160,22 @@ class Recall:
         return task_ids
 
     def settle(self) -> None:
-        """Find out what became of a withdrawal whose reply was lost. Raises `PressureError`."""
-        if self._withdrawer is not None:
-            with self._asking:
-                found = self._withdrawer.settle(time.monotonic() + SETTLE_PATIENCE)
-                taken = self._ledger.forget(found, cancels=True)
-            for task in taken:
-                task._withdrawn()
+        """Find out what became of a withdrawal whose reply was lost, or that Ctrl-C cut short.
+        Raises `PressureError`."""
+        try:
+            if self._withdrawer is not None:
+                with self._asking:
+                    self._withdrawer.settle(
+                        time.monotonic() + SETTLE_PATIENCE,
+                        lambda found: self._ledger.forget(found, cancels=True),
+                    )
+        finally:
+            self.cancel_leaving()
+
+    def cancel_leaving(self) -> None:
+        """Cancel what was taken back for that, and perhaps was not cancelled."""
+        for task in self._ledger.leaving():
+            task._withdrawn()
 
     def _unblock_sender(self) -> None:
         try:

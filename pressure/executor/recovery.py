@@ -139,13 +139,13 @@ class Recovery:
     def check(self) -> None:
         """Ask the server whether it still has what was sent, and whether anybody works on it."""
         self.check_at = time.monotonic() + self._every
-        losses, there = self._ledger.in_queue()
-        if not there:
-            self._seen()
-            return
         try:
-            standing = self._producer.standing()
             self._recall.settle()
+            losses, there = self._ledger.in_queue()
+            if not there:
+                self._seen()
+                return
+            standing = self._producer.standing()
         except PressureError as exc:
             log.debug("the server does not say what it has: %s", exc)
             return

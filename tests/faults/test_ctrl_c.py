@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from functools import partial
 from types import FrameType, ModuleType
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import PressureQueue, flows, handle, keeper, putting
+from pressure import PressureQueue, RedisExecutor, flows, handle, keeper, producing, putting
+from pressure.executor import ledger, recall
 from pressure.multiprocessing import outgoing, producer
 from pressure.multiprocessing.results import AsyncResult, IMapIterator
 from pressure.multiprocessing.staff import Staff, _working
@@ -410,3 +413,18 @@ def test_what_a_loop_has_put_is_there_once(module: ModuleType, bound: int, url: 
     q.close()
     q.join_thread()
     q.delete()
+
+
+@pytest.mark.parametrize("module", [ledger, recall, producing])
+def test_a_task_is_lost_nowhere(module: ModuleType) -> None:
+    """Wherever in its cancelling Ctrl-C comes: each future ends."""
+    with RedisExecutor(1) as executor:
+        futures: list[Future[Any]] = []
+        for place in range(1, 500):
+            futures += [executor.submit(time.sleep, 0.01) for _ in range(3)]
+            with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
+                futures[-1].cancel()
+            if not ctrl_c.struck:
+                break
+        assert not ctrl_c.struck, "there were more places"
+        assert not wait(futures, PATIENCE).not_done
