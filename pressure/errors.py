@@ -103,6 +103,9 @@ class QueueDoesNotExistError(QueueError):
     summary = "it does not exist; create() makes it"
 
 
+DELETED_MEANWHILE = "it was deleted while this operation waited"
+
+
 class QueueClosedError(QueueError, ShutDown):
     """The queue is closed: nothing more can be put, and (for `get`) nothing is left in it."""
 

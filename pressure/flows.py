@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pressure.bundles import is_one
 from pressure.core import Core
 from pressure.errors import (
+    DELETED_MEANWHILE,
     OperationUnblocked,
     PressureError,
     QueueClosedError,
@@ -187,6 +188,7 @@ class _Refusals:
             self._waited = True
             yield wait_at_most(core.protocol.wait_for_room, until)
         elif status == Status.IN_USE:
+            self._waited = True
             yield from await_role(core, "producer", reply[1], until)
             check_unblocked(core, self._unblocked)
         elif status == Status.CLOSED:
@@ -196,7 +198,7 @@ class _Refusals:
         elif status == Status.AGAIN and not self._waited:
             raise OtherGeneration
         else:
-            _raise_absent(core, self._waited)
+            raise QueueDoesNotExistError(core.name, DELETED_MEANWHILE if self._waited else "")
         return True
 
 
@@ -309,6 +311,7 @@ def take(
             core.lost_lease(session)
             session.reset()
         elif status == Status.IN_USE:
+            waited = True
             yield from await_role(core, "consumer", reply[1], until)
             check_unblocked(core, unblocked)
         elif status == Status.AGAIN and not waited:
@@ -317,7 +320,7 @@ def take(
             generation = core.generation
         else:
             session.reset()
-            _raise_absent(core, waited)
+            raise QueueDoesNotExistError(core.name, DELETED_MEANWHILE if waited else "")
 
 
 def _blocking_take(
@@ -388,12 +391,6 @@ def _waiter(session: Session[Any], *, blocking: bool) -> str:
 def check_unblocked(core: Core[Any], since: int) -> None:
     if core.unblocked != since:
         raise OperationUnblocked(core.name)
-
-
-def _raise_absent(core: Core[Any], waited: bool) -> None:
-    raise QueueDoesNotExistError(
-        core.name, "it was deleted while this operation waited" if waited else ""
-    )
 
 
 def expired(until: float | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pressure.core import Core
 from pressure.errors import (
+    DELETED_MEANWHILE,
     QueueAlreadyExistsError,
     QueueClosedError,
     QueueDoesNotExistError,
@@ -76,26 +77,30 @@ def create(core: Core[Any], bound: int, generation: bytes | None = None) -> Flow
 def close(core: Core[Any]) -> Flow[None]:
     """Close the queue and wake everybody who is blocked on it."""
     until = time.monotonic() + TOKEN_PATIENCE
-    again = False
+    again = waited = False
+    # Another thread may learn of a successor, which is not to be closed in its place.
+    generation = core.generation
     while True:
         try:
-            reply = yield core.protocol.close(core.generation, core.client)
+            reply = yield core.protocol.close(generation, core.client)
         except Disconnected:
             again = True
             continue
         if reply[0] == Status.IN_USE:
+            waited = True
             yield from await_role(core, "producer", reply[1], until)
         elif reply[0] == Status.CLOSED:
             if not again:
                 raise QueueClosedError(core.name, "it is closed already")
             reply = [Status.OK, *(yield Command(("HVALS", core.protocol.keys.waiters)))]
             break
-        elif reply[0] == Status.AGAIN:
-            yield from describe(core)
         elif reply[0] == Status.OK:
             break
+        elif reply[0] == Status.AGAIN and not waited:
+            yield from describe(core)
+            generation = core.generation
         else:
-            raise QueueDoesNotExistError(core.name)
+            raise QueueDoesNotExistError(core.name, DELETED_MEANWHILE if waited else "")
     yield from _wake(core, reply[1:])
 
 

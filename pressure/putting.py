@@ -8,6 +8,7 @@ from typing import Any
 from pressure import blobs, bundles, flows
 from pressure.core import Core
 from pressure.errors import (
+    DELETED_MEANWHILE,
     PressureError,
     QueueDoesNotExistError,
     QueueError,
@@ -53,9 +54,7 @@ def put_bodies(
             yield from _discard_refused(core, large, 0)
             yield from flows.describe(core)
             if waited:
-                raise QueueDoesNotExistError(
-                    core.name, "it was deleted while this operation waited"
-                ) from None
+                raise QueueDoesNotExistError(core.name, DELETED_MEANWHILE) from None
         except PressureError as exc:
             if isinstance(exc, QueueError | ServerOutOfMemoryError):
                 yield from _discard_refused(core, large, exc.accepted)

@@ -22,6 +22,7 @@ from multiprocessing import util
 from pressure import flows, putting
 from pressure.driver import give_up
 from pressure.errors import (
+    DELETED_MEANWHILE,
     OutcomeUnknownError,
     PressureError,
     QueueDoesNotExistError,
@@ -162,9 +163,7 @@ class Producer(Outgoing):
         with self._sending:
             if waited_for and core.generation != waited_for:
                 # Another thread has found out that it was made anew.
-                raise QueueDoesNotExistError(
-                    core.name, "it was deleted while this operation waited"
-                )
+                raise QueueDoesNotExistError(core.name, DELETED_MEANWHILE)
             session = self._producer()
             # What was cut short comes first: after a later number, its own would count for nothing.
             while self._cut_short:

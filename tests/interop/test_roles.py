@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from pressure import QueueClosedError, QueueInUseError, lifecycle
+from pressure import (
+    PressureQueue,
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueInUseError,
+    flows,
+    lifecycle,
+)
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.support.published import STEPS, Crash, crash_at
 from tests.support.waiting import eventually
@@ -136,6 +143,51 @@ def steps(*operations: str) -> list[str]:
         for step in STEPS
         if step.partition(".")[0] in operations and not step.endswith(".closed")
     ]
+
+
+OPERATIONS: dict[str, tuple[str, Callable[[PressureQueue[bytes]], object]]] = {
+    "put": ("producer", lambda queue: queue.put(b"late")),
+    "put_many": ("producer", lambda queue: queue.put_many([b"late", b"later"])),
+    "close": ("producer", lambda queue: queue.close()),
+    "shutdown": ("producer", lambda queue: queue.shutdown()),
+    "get": ("consumer", lambda queue: queue.get()),
+    "get_many": ("consumer", lambda queue: queue.get_many(2)),
+    "iteration": ("consumer", lambda queue: next(iter(queue))),
+    "lease": ("consumer", lambda queue: queue.lease()),
+}
+
+
+class TestASuccessor:
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_is_not_used_by_who_waits_for_a_role_of_the_deleted_queue(
+        self,
+        old: Old,
+        ours: Ours,
+        table: Table,
+        monkeypatch: pytest.MonkeyPatch,
+        operation: str,
+    ) -> None:
+        monkeypatch.setattr(flows, "SLICE", LIMIT)
+        monkeypatch.setattr(lifecycle, "TOKEN_PATIENCE", 0.05)
+        waiter, other = ours(), ours()
+        waiter.create(5)
+        role, act = OPERATIONS[operation]
+        if role == "producer":
+            with pytest.raises(Crash):
+                old(at=crash_at("put.open")).put(b"never")
+        else:
+            with pytest.raises(Crash):
+                old(at=crash_at("get.set_consumer")).get()
+        acting = start(act, waiter)
+        table.await_blocked("blmove")
+        with pytest.warns(RuntimeWarning, match="had not returned"):
+            other.delete()
+        other.create(5)
+        other.put(b"of the successor")
+        with pytest.raises(QueueDoesNotExistError, match="deleted while"):
+            acting.result(LIMIT)
+        assert not other.closed()
+        assert other.get_many(10) == [b"of the successor"]
 
 
 class TestADeadHolder:
