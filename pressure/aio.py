@@ -103,7 +103,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         `QueueDoesNotExistError`, `ItemTooLargeError`, or what pickling raises: then nothing was
         put. If the server stays away in the middle: `OutcomeUnknownError`.
         """
-        await self._put(item, put_deadline(True, timeout, self._core.bound), "")
+        await self._put(item, await self._put_until(timeout), "")
 
     async def put_nowait(self, item: T) -> None:
         """Put an item if there is room now, else raise `QueueFullError`."""
@@ -123,7 +123,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
         If the iterable raises, what it gave before is put. What it gives gathers while it is quick,
         so it must not wait for an answer to what it has just given: use `put` for that.
         """
-        until = put_deadline(True, timeout, self._core.bound)
+        until = await self._put_until(timeout)
         accepted = 0
         async with contextlib.aclosing(
             batches(self._pace, iterable, self._core.serialize)  # type: ignore[type-var]
@@ -139,6 +139,12 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
                         failure.accepted = accepted
                     raise failure
         return accepted
+
+    async def _put_until(self, timeout: float | None) -> float | None:
+        if timeout is None or not timeout < 0:
+            return deadline(True, timeout)
+        # What this handle knows of the bound may be out of date.
+        return put_deadline(True, timeout, await self.maxsize())
 
     async def _put(self, item: T, until: float | None, mode: str) -> None:
         await self._put_bodies([self._core.serialize(item)], until, mode)

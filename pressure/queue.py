@@ -93,7 +93,7 @@ class PressureQueue(QueueControl, Generic[T]):
         pickling raises: then nothing was put. A lost reply never makes a second copy. If the server
         stays away in the middle: `OutcomeUnknownError`.
         """
-        self._put(item, put_deadline(block, timeout, self._core.bound), "")
+        self._put(item, self._put_until(block, timeout), "")
 
     def put_nowait(self, item: T) -> None:
         """`put(item, block=False)`."""
@@ -111,7 +111,7 @@ class PressureQueue(QueueControl, Generic[T]):
         If the iterable raises, what it gave before is put. What it gives gathers while it is quick,
         so it must not wait for an answer to what it has just given: use `put` for that.
         """
-        until = put_deadline(True, timeout, self._core.bound)
+        until = self._put_until(True, timeout)
         accepted = 0
         for batch, failure in self._pace.batches(iterable, self._core.serialize):
             try:
@@ -124,6 +124,12 @@ class PressureQueue(QueueControl, Generic[T]):
                     failure.accepted = accepted
                 raise failure
         return accepted
+
+    def _put_until(self, block: bool, timeout: float | None) -> float | None:
+        if not block or timeout is None or not timeout < 0:
+            return deadline(block, timeout)
+        # What this handle knows of the bound may be out of date.
+        return put_deadline(block, timeout, self.maxsize)
 
     def _put(self, item: T, until: float | None, mode: str) -> None:
         self._put_bodies([self._core.serialize(item)], until, mode)

@@ -58,6 +58,24 @@ def test_the_queues_life(url: str, queue_name: str) -> None:
     run(main())
 
 
+def test_a_handle_that_has_not_seen_the_bound_refuses_negative_timeouts(
+    url: str, queue_name: str
+) -> None:
+    async def main() -> None:
+        first: PressureQueue[int] = PressureQueue(queue_name, url=url)
+        await first.create(2)
+        with pytest.raises(ValueError, match="non-negative"):
+            await PressureQueue[int](queue_name, url=url).put(1, timeout=-1)
+        with pytest.raises(ValueError, match="non-negative"):
+            await PressureQueue[int](queue_name, url=url).put_many([1], timeout=-1)
+        assert await first.empty()
+        await first.set_maxsize(0)
+        await first.put(1, timeout=-1)
+        assert await first.get() == 1
+
+    run(main())
+
+
 def test_errors_fit_both_worlds(url: str, queue_name: str) -> None:
     async def main() -> None:
         queue: PressureQueue[int] = PressureQueue(queue_name, url=url)

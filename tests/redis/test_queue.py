@@ -827,6 +827,28 @@ def test_put_many_says_how_many_were_accepted(q: Queue) -> None:
     assert closed.value.accepted == 0
 
 
+def test_a_handle_that_has_not_seen_the_bound_refuses_negative_timeouts(
+    make: Callable[..., Queue],
+) -> None:
+    first, words = make(), "'timeout' must be a non-negative number"
+    first.create(2)
+    with pytest.raises(ValueError, match=words):
+        make().put(1, timeout=-1)
+    with pytest.raises(ValueError, match=words):
+        make().put_many([1], timeout=-1)
+    assert first.empty()
+    # Nor does it go by a bound that holds no more.
+    late = make()
+    late.put(1)
+    first.maxsize = 0
+    late.put(2, timeout=-1)
+    assert late.put_many([3], timeout=-1) == 1
+    first.maxsize = 5
+    with pytest.raises(ValueError, match=words):
+        late.put(4, timeout=-1)
+    assert first.get_many(10) == [1, 2, 3]
+
+
 def test_put_many_streams(q: Queue, make: Callable[..., Queue]) -> None:
     other = make()
 
