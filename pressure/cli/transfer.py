@@ -100,8 +100,9 @@ def get(
 ) -> None:
     """Write each item of the queue NAME to stdout as a line, until the queue is closed and drained.
 
-    What was written into a pipe whose reader has ended is gone; to get no more lines than are
-    wanted, use --count. NAME is as for `put`.
+    What was written into a pipe whose reader has ended is gone, and so is the one line that could
+    not be written because, say, the disk is full; the lines after it stay in the queue. To get no
+    more lines than are wanted, use --count. NAME is as for `put`.
     """
     with _open(name, url, prefix, None if no_create else bound) as queue:
         drained = _write_all(queue, sys.stdout.buffer, timeout, count)

@@ -314,6 +314,17 @@ class TestSignals:
         assert stats.fetched_ahead == 0
         assert stats.length == count - stats.consumed_messages > count // 2
 
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+    def test_a_full_disk_costs_one_line(self, queue: Queue, program: Program) -> None:
+        queue.create(0)
+        lines = [b"%d" % number for number in range(20)]
+        queue.put_many(lines)
+        shell = ("/bin/sh", "-c", '"$0" -m pressure get "$1" >/dev/full', sys.executable)
+        code, out, err = finish(program(queue.name, argv=shell))
+        assert (code, out) == (1, b"")
+        assert "No space left" in err
+        assert queue.get_many(100) == lines[1:]
+
 
 class TestClientsOf015:
     @pytest.fixture
