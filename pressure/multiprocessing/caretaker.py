@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing import util
 
@@ -21,6 +22,7 @@ from pressure.handle import Handle
 from pressure.link import Link
 from pressure.protocol import Status
 from pressure.requests import Flow
+from pressure.session import Session
 
 __all__ = ["Caretaker"]
 
@@ -34,9 +36,13 @@ LEFT_BEHIND = 60.0
 FAREWELL = 2.0
 EXIT_PRIORITY = -50
 """After the feeder threads, and after the children were joined."""
+MOST_DROPPED, PATIENCE, LOOK = 16, 0.1, 0.001
+"""While more queues than this were dropped and wait for the keeper, each with its connections, who
+opens another one gives it some time (seconds), and looks so often."""
 
 # The keeper refers to them weakly; and each outlives its queue's last handle.
 _on_duty: set[Caretaker] = set()
+_dropped: set[Caretaker] = set()
 
 
 class Caretaker:
@@ -52,12 +58,17 @@ class Caretaker:
         self._alone_since = 0.0
         self._next = 0.0
         self._consumers: Sequence[bytes] = ()
+        self._left: deque[Session[Link]] = deque()
         self._finalizer: util.Finalize | None = None
         # Held while signing off, which the exit of the process has to wait for.
         self._retiring = threading.Lock()
         self._retired = False
 
     def begin(self) -> None:
+        if len(_dropped) > MOST_DROPPED:
+            until = time.monotonic() + PATIENCE
+            while len(_dropped) > MOST_DROPPED and time.monotonic() < until:
+                time.sleep(LOOK)
         _on_duty.add(self)
         keeper.keep(self, self._handle.address.identity)
         self._await_exit()
@@ -80,6 +91,8 @@ class Caretaker:
         self._owner = False
         self.shared = True
         self._retiring = threading.Lock()
+        self._left.clear()
+        _dropped.discard(self)
         self._await_exit()
 
     def disconnect(self) -> None:
@@ -89,14 +102,30 @@ class Caretaker:
         """The last handle is gone. May be called by the garbage collector, so the rest is left to
         the keeper's thread."""
         self._abandoned = True
+        _dropped.add(self)
         keeper.wake(time.monotonic(), self)
+
+    def take_over(self, session: Session[Link]) -> None:
+        """A producer is gone that had borrowed this. May be called by the garbage collector, which
+        must not wait for the handle."""
+        self._left.append(session)
+
+    def left_session(self) -> Session[Link] | None:
+        """What a producer has left behind, for the next one."""
+        try:
+            session = self._left.pop()
+        except IndexError:
+            return None
+        session.borrower = threading.get_ident()
+        return session
 
     def maintain(self, now: float) -> float:
         if self._retired:
             return float("inf")
-        if self._abandoned and not (self._owner and self.shared):
-            self._retire(self._owner)
-            return float("inf")
+        if self._abandoned:
+            if not (self._owner and self.shared):
+                self._retire(self._owner)
+            _dropped.discard(self)
         if not self._owner:
             return float("inf")
         if now >= self._next:
@@ -130,6 +159,8 @@ class Caretaker:
                 return
             self._retired = True
             self._owner = False
+            while (session := self.left_session()) is not None:
+                self._handle.release(session)
             try:
                 if delete:
                     self._handle.call(lifecycle.delete(self._core), time.monotonic() + FAREWELL)
@@ -138,6 +169,7 @@ class Caretaker:
                 log.debug("could not delete queue %s: %s", self._core.name, exc)
             self._handle.disconnect()
         _on_duty.discard(self)
+        _dropped.discard(self)
         if self._finalizer is not None:
             self._finalizer.cancel()
 

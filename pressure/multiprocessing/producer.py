@@ -338,6 +338,10 @@ class Producer(Outgoing):
         self._closing = True
         if self._thread is not None:
             self._wake_feeder()
+        elif self._session is not None and self._cut_short is None:
+            session, self._session = self._session, None
+            session.hold = -1
+            self._remote.caretaker.take_over(session)
 
     def join(self) -> None:
         """Wait until the feeder has ended."""

@@ -366,7 +366,7 @@ class Remote:
         return self.handle.call(flow, until)
 
     def producer_session(self) -> Session[Link]:
-        return self.handle.acquire()
+        return self.caretaker.left_session() or self.handle.acquire()
 
 
 def _wait_for_room(core: Core[Any], until: float | None) -> Flow[None]:

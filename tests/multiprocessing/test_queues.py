@@ -24,6 +24,7 @@ import pressure
 import pressure.multiprocessing as mp
 from pressure import flows, putting
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerUnavailableError
+from pressure.link import Link
 from pressure.multiprocessing import remote
 from pressure.multiprocessing.location import without_secrets
 from pressure.multiprocessing.producer import Producer
@@ -565,6 +566,57 @@ def test_a_queue_that_nobody_else_can_know_goes_with_its_handle(
     del made
     gc.collect()
     eventually(lambda: not keys_left(client, name))
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing is freed but what nobody refers to."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind", [mp.Queue, mp.JoinableQueue, mp.SimpleQueue])
+@pytest.mark.usefixtures("uncollected")
+def test_a_dropped_queue_leaves_no_connection(kind: Any, url: str) -> None:
+    made = kind(url=url)
+    made.put(1)
+    assert made.get() == 1
+    links = [session.link for session in made._remote.core.sessions]
+    assert any(link.client_id for link in links)
+    del made
+    eventually(lambda: not any(link.client_id for link in links))
+
+
+@pytest.mark.parametrize("made", [{"kind": mp.JoinableQueue}, {"kind": mp.Queue, "maxsize": 3}])
+@pytest.mark.usefixtures("uncollected")
+def test_dropped_handles_leave_their_connection_to_the_next_one(
+    made: dict[str, Any], url: str
+) -> None:
+    kind = made.pop("kind")
+    first = kind(**made, url=url)
+    sessions = first._remote.core.sessions
+    for number in range(10):
+        pickle.loads(pickle.dumps(first)).put(number)
+        assert first.get() == number
+    assert len(sessions) < 5
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_loop_of_queues_does_not_outrun_the_clean_up(url: str) -> None:
+    links: set[Link] = set()
+    most = 0
+    for number in range(600):
+        made: Any = mp.SimpleQueue(url=url)
+        made.put(number)
+        links |= {session.link for session in made._remote.core.sessions}
+        if number % 20 == 19:
+            links = {link for link in links if link.client_id}
+            most = max(most, len(links))
+    assert most < 70
+    del made
+    eventually(lambda: not any(link.client_id for link in links))
 
 
 ALONE = """
