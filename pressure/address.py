@@ -8,6 +8,7 @@ where it is (`pressure.sentinel`, `pressure.cluster`).
 
 from __future__ import annotations
 
+import errno
 import inspect
 import ipaddress
 import os
@@ -271,13 +272,24 @@ class Address:
         """Whether this was an embedded server, which is gone and will not come back."""
         return bool(self._lifeline) and has_ended(self._lifeline)
 
-    def advice(self) -> str:
-        """How to mend that nobody answers here."""
+    def advice(self, cause: BaseException | None = None) -> str:
+        """How to mend that nobody answers here. `cause` is what went wrong at last."""
         if self.has_ended:
             return (
                 "this embedded server has ended, with its data, and doesn't come back. It lives as "
                 "long as the block of local_server(), or a process that holds its lifeline"
             )
+        reason = cause
+        while reason is not None:
+            number = reason.errno if isinstance(reason, OSError) else None
+            if number in (errno.EMFILE, errno.ENFILE):
+                return "raise the limit on open files (`ulimit -n`), or disconnect unused handles"
+            if number == errno.EPIPE:
+                # As it ends those that are too many, which its own limit on open files lowers.
+                return (
+                    "see that it runs and takes more clients (its maxclients and its `ulimit -n`)"
+                )
+            reason = reason.__cause__ or reason.__context__
         if self.finder is not None:
             return "see that they run, can be reached from here, and have a primary"
         return (

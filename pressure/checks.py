@@ -56,7 +56,7 @@ def check_server(address: Address) -> list[Finding]:
                 Severity.REFUSAL,
                 "unreachable",
                 f"no usable server at {address} ({exc.cause})",
-                address.advice(),
+                address.advice(exc.cause),
             )
         ]
     except ServerRefusedError as exc:

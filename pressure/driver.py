@@ -31,7 +31,8 @@ def give_up(address: Address, request: Request, broken: Broken) -> ServerUnavail
             f"the server at {address} went away in the middle of a put: it may have been "
             f"accepted or not ({broken})"
         )
-    return ServerUnavailableError(f"no usable server at {address} ({broken}): {address.advice()}")
+    advice = address.advice(broken.cause)
+    return ServerUnavailableError(f"no usable server at {address} ({broken}): {advice}")
 
 
 class Attempts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import redis.exceptions as redis_errors
 
@@ -129,3 +131,19 @@ def test_what_a_node_of_a_cluster_answers_has_a_name() -> None:
         assert type(named(redis_errors.ResponseError(text))) is kind
     other = redis_errors.ResponseError("ERR syntax error")
     assert named(other) is other
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EMFILE, "raise the limit on open files"),
+        (errno.ENFILE, "raise the limit on open files"),
+        (errno.EPIPE, "takes more clients"),
+        (errno.ECONNREFUSED, "start one there"),
+    ],
+)
+def test_advice_fits_the_cause(number: int, words: str) -> None:
+    cause = redis_errors.ConnectionError("no connection")
+    cause.__context__ = OSError(number, "it is so")
+    assert words in Address.of("redis://127.0.0.1:1", None).advice(cause)
+    assert "start one there" in Address.of("redis://127.0.0.1:1", None).advice()
