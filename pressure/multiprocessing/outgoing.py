@@ -67,6 +67,7 @@ class Outgoing:
         self._posted = False
         self._sends = 0
         self._failure: Exception | None = None
+        self._may_lose = False
 
     def _refuse_reentry(self) -> None:
         """Before waiting for `_sending`: the handler of a signal, or a finalizer, may have come in
@@ -249,7 +250,9 @@ class Outgoing:
         self._places = 0
         if lost:
             self._failure = exc
-            log.warning("queue %s: %d items were not sent: %s", self._remote.core.name, lost, exc)
+            level = logging.DEBUG if self._may_lose else logging.WARNING
+            name = self._remote.core.name
+            log.log(level, "queue %s: %d items were not sent: %s", name, lost, exc)
 
 
 def _free_places(remote: Remote, session: Session[Link]) -> Flow[None]:

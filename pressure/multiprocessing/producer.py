@@ -247,7 +247,7 @@ class Producer(Outgoing):
             self._work.notify()
 
     def _start(self) -> None:
-        if self._finalizer is None:
+        if self._finalizer is None and not self._may_lose:
             self._finalizer = util.Finalize(None, self._finish, exitpriority=FLUSH_PRIORITY)
         thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
         thread.start()
@@ -354,6 +354,11 @@ class Producer(Outgoing):
         finalizer, self._finalizer = self._finalizer, None
         if finalizer is not None:
             finalizer.cancel()
+
+    def accept_loss(self) -> None:
+        """`forget_exit`, and what is lost by that is as its owner wants it."""
+        self._may_lose = True
+        self.forget_exit()
 
     def _finish(self) -> None:
         """The process ends: wait for the feeder, for as long as it gets on. If the server is away

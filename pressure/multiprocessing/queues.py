@@ -150,7 +150,7 @@ class Queue(_Handle[T]):
 
     def cancel_join_thread(self) -> None:
         """Don't wait at exit until all is sent: it may be lost."""
-        self._producer.forget_exit()
+        self._producer.accept_loss()
 
 
 class JoinableQueue(Queue[T]):

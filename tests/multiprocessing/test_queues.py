@@ -619,6 +619,45 @@ def test_a_loop_of_queues_does_not_outrun_the_clean_up(url: str) -> None:
     eventually(lambda: not any(link.client_id for link in links))
 
 
+CANCELLED = """
+import sys
+import pressure.multiprocessing as mp
+
+if __name__ == "__main__":
+    made = mp.Queue(url=sys.argv[1])
+    if sys.argv[2] == "before":
+        made.cancel_join_thread()
+    for _ in range(500):
+        made.put(b"x" * 1000)
+    made.cancel_join_thread()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_loss_that_is_asked_for_is_no_cause_for_a_warning(
+    when: str, url: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "cancelled.py"
+    script.write_text(CANCELLED)
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script), url, when],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_cancel_join_thread_holds_for_what_is_put_later(shared: Any) -> None:
+    shared.cancel_join_thread()
+    shared.put(1)
+    assert shared.get(timeout=PATIENCE) == 1
+    assert shared._producer._thread is not None
+    assert shared._producer._finalizer is None
+
+
 ALONE = """
 import multiprocessing, os, sys
 import pressure.multiprocessing as mp
