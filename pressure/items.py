@@ -373,5 +373,7 @@ def peek(core: Core[Any], index: int) -> Flow[Any]:
 
 
 def _unreadable(core: Core[Any], exc: BaseException) -> PayloadError:
-    text = f"an item cannot be read ({type(exc).__name__}: {exc}); see the dead letters"
-    return PayloadError(core.name, text)
+    text = f"an item cannot be read ({type(exc).__name__}: {exc})"
+    # Of a queue without a name of its own nobody can look at them.
+    hint = "" if core.settings.ttl else "; see the dead letters"
+    return PayloadError(core.name, text + hint)

@@ -7,6 +7,13 @@ machines, that inherit nothing: whoever comes first creates it, and it lives unt
 a `pressure.PressureQueue` of that name is the same queue. Without a name the queue is gone when its
 creator is. Without a `url` (or `PRESSURE_URL`) it lives on an embedded server that all processes of
 the tree share.
+
+What cannot be unpickled raises `pressure.PayloadError` in `get`, whose `__cause__` is the object's
+own exception; the item is dropped, and does not count as unfinished: `task_done` is not to be
+called for it. What a consumer had got and not acknowledged when it was ended by force (`terminate`,
+`kill`, `os._exit`), or had fetched ahead, comes back once its lease has run out, after 15 s at
+most; until then others find the queue empty, though `qsize` counts what was fetched ahead. One that
+returns, raises, or ends by `sys.exit` gives it back at once.
 """
 
 from __future__ import annotations

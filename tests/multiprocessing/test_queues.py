@@ -420,6 +420,34 @@ def test_a_closed_handle(url: str) -> None:
     other.delete()
 
 
+class Reluctant:
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def refuse() -> NoReturn:
+    raise KeyError("not today")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_cannot_be_unpickled_is_not_unfinished(named: bool, queue_name: str, url: str) -> None:
+    made: Any = mp.JoinableQueue(name=queue_name if named else None, url=url)
+    made.put(Reluctant())
+    made.put(1)
+    with pytest.raises(pressure.PayloadError, match="not today") as caught:
+        made.get(timeout=PATIENCE)
+    assert isinstance(caught.value.__cause__, KeyError)
+    # Who knows the name can look at them.
+    assert ("dead letters" in str(caught.value)) is named
+    assert made.get(timeout=PATIENCE) == 1
+    made.task_done()
+    made.join()
+    with pytest.raises(ValueError, match="too many times"):
+        made.task_done()
+    made.delete()
+    made.close()
+
+
 def test_task_done_and_join(url: str) -> None:
     made: Any = mp.JoinableQueue(url=url)
     made.put(1)
