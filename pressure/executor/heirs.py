@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import threading
+from _signal import getsignal  # type: ignore[import-not-found]
+from collections.abc import Callable
 from multiprocessing import active_children
-from typing import NoReturn
+from typing import Any, NoReturn
 
-__all__ = ["HANDLED", "Heirs", "prepare_signals", "vanish"]
+__all__ = ["HANDLED", "Heirs", "Kept", "heed", "prepare_signals", "vanish"]
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """The signals that a worker has handlers for; the last two only that of a daemon."""
@@ -31,6 +33,36 @@ def prepare_signals(*, daemon: bool) -> None:
     os.register_at_fork(
         before=heirs.before, after_in_parent=heirs.in_parent, after_in_child=heirs.in_child
     )
+
+
+def heed(stop: Callable[[], None], *, daemon: bool) -> None:
+    """Call `stop` when this process is asked to stop, whatever its initializer has set."""
+    for number in (signal.SIGTERM, signal.SIGHUP) if daemon else (signal.SIGTERM,):
+        signal.signal(number, lambda *_: stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+class Kept:
+    """The handlers that each task finds, whatever those before it have set."""
+
+    def __init__(self, *numbers: int, daemon: bool) -> None:
+        """Of these signals, besides a worker's own."""
+        # That for SIGUSR1 is none of Python's, so it can't be seen here whether it is there.
+        own = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if daemon else ()), *numbers)
+        self._unblocked = (*HANDLED, *numbers)
+        self._handlers: list[tuple[int, Any]] = [(number, getsignal(number)) for number in own]
+        self.let_in()
+
+    def restore(self) -> None:
+        """In the main thread, after each task."""
+        # That of `signal` looks handlers up in an enumeration, which takes a hundred times as long.
+        for number, handler in self._handlers:
+            if getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+    def let_in(self) -> None:
+        """As `restore`, of what is held back. It takes longer, and what is held back isn't lost."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._unblocked)
 
 
 class Heirs(threading.local):

@@ -22,7 +22,7 @@ from typing import Any
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
 from pressure.executor.notes import Notes
 
-__all__ = ["Guard", "Unguarded", "left"]
+__all__ = ["SIGNAL", "Guard", "Unguarded", "left"]
 
 SIGNAL = signal.SIGURG
 """By default it is ignored, so one that arrives where nobody expects it does no harm."""

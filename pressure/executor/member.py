@@ -97,7 +97,7 @@ class Member:
     def ask_to_stop(self) -> None:
         """Let it finish what it runs. Once."""
         if not self.asked:
-            self.asked = True
+            self.asked = self.notes.asked = True
             self.signal(signal.SIGTERM)
 
     def bury(self, *, group: bool) -> list[str]:

@@ -38,7 +38,8 @@ _ORDERED_AT = _RUNNING_AT + _RUNNING.size
 _SUPERVISOR_AT = _ORDERED_AT + _ID_BYTES
 _ANNOUNCED_AT = _SUPERVISOR_AT + _ID_BYTES
 _RECALLED_AT = _RECORD.size
-_CLAIMED_AT = _RECALLED_AT + 1
+_ASKED_AT = _RECALLED_AT + 1
+_CLAIMED_AT = _ASKED_AT + 1
 _COUNT_BYTES = 2
 _CONSUMERS_AT = _CLAIMED_AT + _COUNT_BYTES + MOST_CLAIMED * _ID_BYTES
 _NESTED_AT = _CONSUMERS_AT + MOST_QUEUES * _ID_BYTES
@@ -167,6 +168,16 @@ class Notes:
     @recalled.setter
     def recalled(self, recalled: bool) -> None:
         self._map[_RECALLED_AT] = recalled
+
+    @property
+    def asked(self) -> bool:
+        """Set by the supervisor: this worker is to stop. A task may have kept it from hearing the
+        signal that says so."""
+        return self._map[_ASKED_AT] == 1
+
+    @asked.setter
+    def asked(self, asked: bool) -> None:
+        self._map[_ASKED_AT] = asked
 
     def nested(self, client: bytes, queue: int = 0) -> None:
         """Note under which client id this worker's tasks of a queue submit."""

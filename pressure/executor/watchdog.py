@@ -104,7 +104,7 @@ class Watchdog:
         idle_since = hastened = time.monotonic()
         while True:
             now = time.monotonic()
-            self._notes.looped(consumer.looked)
+            self._look(consumer)
             if desk.current is not None:
                 idle_since = now
                 self._guard.check()
@@ -113,7 +113,7 @@ class Watchdog:
                 # Looked at after that was set, or the beginning of a task might be missed.
                 while desk.asleep and desk.current is None and not desk.stopping:
                     self._doze(sentinels, QUIET)
-                    self._notes.looped(consumer.looked)
+                    self._look(consumer)
                 desk.asleep = False
                 idle_since = time.monotonic()
             self._doze(sentinels, TICK)
@@ -126,6 +126,11 @@ class Watchdog:
                 # That the server is away is for a daemon's supervisor to say, once.
                 quiet = self._daemon and isinstance(exc, ServerUnavailableError)
                 log.log(logging.DEBUG if quiet else logging.WARNING, "while a task ran: %s", exc)
+
+    def _look(self, consumer: Claimant) -> None:
+        self._notes.looped(consumer.looked)
+        if self._notes.asked:
+            self._desk.stopping = True
 
     def _doze(self, sentinels: list[int], seconds: float) -> None:
         try:

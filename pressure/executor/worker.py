@@ -13,7 +13,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -38,8 +37,8 @@ from pressure.executor.capture import Captured
 from pressure.executor.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
 from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.descriptors import await_fetched
-from pressure.executor.heirs import prepare_signals, vanish
-from pressure.executor.interrupts import Guard, Unguarded, left
+from pressure.executor.heirs import Kept, heed, prepare_signals, vanish
+from pressure.executor.interrupts import SIGNAL, Guard, Unguarded, left
 from pressure.executor.library import Library
 from pressure.executor.lifeline import end_with
 from pressure.executor.notes import MOST_CLAIMED, Notes
@@ -74,8 +73,7 @@ def work(post: Post) -> None:
     post.notes.close()
     asked_to_stop = post.initialize()
     worker = Worker(post, notes)
-    for number in (signal.SIGTERM, signal.SIGHUP) if daemon else (signal.SIGTERM,):
-        signal.signal(number, lambda *_: worker.stop())
+    heed(worker.stop, daemon=daemon)
     if asked_to_stop:
         worker.stop()
     try:
@@ -84,8 +82,7 @@ def work(post: Post) -> None:
         # In one line: that the server is away is no surprise that needs a traceback. A daemon's
         # supervisor says so itself.
         quiet = daemon and isinstance(exc, ServerUnavailableError)
-        level = logging.DEBUG if quiet else logging.WARNING
-        log.log(level, "worker %d ends: %s", os.getpid(), exc)
+        log.log(logging.DEBUG if quiet else logging.WARNING, "worker %d ends: %s", os.getpid(), exc)
         sys.exit(1)
     except Exception:
         worker.blame()
@@ -147,6 +144,7 @@ class Worker:
             claimant.exchange((), 0)
             self._notes.consumer(claimant.id)
         self._guard.install()
+        self._kept = Kept(SIGNAL, daemon=not self._post.local)
         context.enter(
             context.Here(
                 self._post,
@@ -272,6 +270,7 @@ class Worker:
                 self._return(consumer, delivery)
                 return
             outcome = self._handle(delivery)
+            self._kept.restore()
             self._done += 1
             self._last = delivery.id, delivery.client_id
             if self._measures is not None:
@@ -286,6 +285,7 @@ class Worker:
                 settle(consumer, desk.take_verdicts())
                 notes.idle(self._done)
         notes.idle(self._done)
+        self._kept.let_in()
 
     def _return(self, consumer: Claimant, delivery: Delivery) -> None:
         """The supervisor has recalled what was not begun, since this process did not do so itself:
