@@ -208,6 +208,11 @@ def _worker(answer: Answer) -> str:
 
 def _ended(task: TaskFuture[Any], said: dict[str, Any]) -> TaskTimeoutError | TaskTerminatedError:
     where = f"its worker process {said['pid']} on {said['host']} was killed"
+    if said["why"] == "timeout" and task._options.timeout is None:
+        return TaskTimeoutError(
+            f"task {task.task_id} waited for one of its own, which it ran itself and which did not "
+            f"end in time, so {where}"
+        )
     if said["why"] == "timeout":
         return TaskTimeoutError(
             f"task {task.task_id} did not end within its timeout of "

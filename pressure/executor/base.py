@@ -189,6 +189,10 @@ class TaskExecutor(Executor):
 
         Returns False if the task is done, else True, without waiting for the end: a task that
         can't be found in time is ended when it starts. Nothing that was terminated is retried.
+
+        A child that its parent runs itself (see `current_executor`) is ended like others, if need
+        be with the process of both; but one that runs in another thread than its process's main one
+        can't be, and this returns False.
         """
         if not isinstance(future, TaskFuture):
             raise TypeError(f"terminate needs a future of this executor, not {future!r}")

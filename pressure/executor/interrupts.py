@@ -50,6 +50,10 @@ class Guard:
         self._notes = notes
         self._limits: dict[int, _Limit] = {}
         """By depth in the stack."""
+        self._inner: dict[bytes, _Limit | None] = {}
+        """The ids of the tasks that others wait for and run, with a limit where one is to end."""
+        # While `_note` looks at all of them.
+        self._noting = threading.Lock()
         self._terminated: Any = None
         self._marked = False
         """Whether anything but the stack is to be cleaned up after the outermost task."""
@@ -65,24 +69,49 @@ class Guard:
     def limit(self, timeout: float, grace: float) -> None:
         """The task that is about to begin may run for `timeout` seconds."""
         self._marked = True
-        self._limits[len(self.stack)] = _Limit(timeout, grace)
-        self._note()
+        with self._noting:
+            self._limits[len(self.stack)] = _Limit(timeout, grace)
+            self._note()
 
     def leave(self, depth: int) -> None:
         """The main thread is out of the tasks above the first `depth`."""
         del self.stack[depth:]
         if self._marked:
             if self._limits:
-                for level in [level for level in self._limits if level >= depth]:
-                    del self._limits[level]
-                self._note()
+                with self._noting:
+                    for level in [level for level in self._limits if level >= depth]:
+                        del self._limits[level]
+                    self._note()
             if not depth:
                 self._marked = False
                 self._owed = self._terminated = None
 
     def _note(self) -> None:
         """The supervisor ends this process when the first of the limits is over for good."""
-        self._notes.kill_at(min((limit.kill_at for limit in self._limits.values()), default=0.0))
+        limits = [*self._limits.values(), *filter(None, self._inner.values())]
+        self._notes.kill_at(min((limit.kill_at for limit in limits), default=0.0))
+
+    # Tasks that are run by those that wait for them
+
+    def begin_inner(self, task_id: bytes) -> None:
+        """The main thread is about to run this task while another waits for it."""
+        self._inner[task_id] = None
+
+    def end_inner(self, task_id: bytes) -> None:
+        """It is out of that task, whatever came of it."""
+        with self.shield(), self._noting:
+            if self._inner.pop(task_id, None) is not None:
+                self._note()
+
+    def terminate(self, task_id: bytes, grace: float) -> bool:
+        """Such a task is to end, within `grace` seconds. False if it isn't one. For any thread."""
+        with self._noting:
+            if task_id not in self._inner:
+                return False
+            if self._inner[task_id] is None:
+                self._inner[task_id] = _Limit(0.0, grace)
+                self._note()
+            return True
 
     # What the watchdog calls
 
@@ -103,6 +132,11 @@ class Guard:
         if ordered == stack[0].id and self._terminated is not stack[0]:
             self._terminated = stack[0]
             return stack[0], TaskTerminatedError("the task was terminated")
+        for task in stack[1:]:
+            wanted = self._inner.get(task.id)
+            if wanted is not None and not wanted.asked:
+                wanted.asked = True
+                return task, TaskTerminatedError("the task was terminated")
         if self._limits:
             now = time.monotonic()
             for depth, limit in sorted(self._limits.items()):

@@ -55,7 +55,8 @@ def current_executor() -> TaskExecutor:
     also if it then takes longer than a time-out that it waits with; so nothing deadlocks, however
     few workers there are. More than 100 tasks can't wait for each other in one process: the
     innermost future raises `NestingError`. Where a task waits for its children in another way (an
-    event loop, polling), they are run in another thread of its process if no worker takes them.
+    event loop, polling), they are run in another thread of its process if no worker takes them;
+    there no time-out ends them, nor `terminate`, which returns False then.
 
     What a task leaves behind when it ends is done by others, as long as this worker process lives.
 
@@ -138,6 +139,8 @@ class _NestedDispatcher(Dispatcher):
         )
         here.notes.nested(channel.client_id, here.post.queues.index(queue))
         self._client_id = channel.client_id
+        # The ids of the children that run in other threads than the main one.
+        self._aside: set[bytes] = set()
         self._attending = threading.Lock()
         self._attendant: threading.Thread | None = None
         self._helpers: set[threading.Thread] = set()
@@ -154,6 +157,12 @@ class _NestedDispatcher(Dispatcher):
     def outstanding(self) -> list[TaskFuture[Any]]:
         with self.ledger.lock:
             return [task for task in self.ledger.tasks.values()]
+
+    def terminate(self, future: TaskFuture[Any], grace: float) -> bool:
+        if self._here.guard.terminate(future._task_id, grace):
+            return True
+        # Nothing can be raised in another thread, and its process is that of who asks.
+        return future._task_id not in self._aside and super().terminate(future, grace)
 
     def help(self, future: ChildFuture[Any]) -> bool:
         """Run a child here if nobody has begun it (`waiting.Helper`)."""
@@ -180,7 +189,12 @@ class _NestedDispatcher(Dispatcher):
             task._options.max_deliveries,
             int(time.time() * 1000),
         )
+        guard = self._here.guard if _in_main_thread() else None
         try:
+            if guard is None:
+                self._aside.add(task._task_id)
+            else:
+                guard.begin_inner(task._task_id)
             with _one_deeper():
                 self._sender.provide(task._needs)
                 start(task)
@@ -196,8 +210,13 @@ class _NestedDispatcher(Dispatcher):
             self.ledger.forget([task._task_id])
             settle(task, None, exc)
             raise
-        if _in_main_thread():
-            self._here.guard.pay()
+        finally:
+            if guard is None:
+                self._aside.discard(task._task_id)
+            else:
+                guard.end_inner(task._task_id)
+        if guard is not None:
+            guard.pay()
 
     # Children that are waited for in ways of the user's own
 

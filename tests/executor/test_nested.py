@@ -145,6 +145,59 @@ def timed_child() -> str:
     return "no time-out"
 
 
+def note_and_sleep(path: str, levels: int, swallow: bool) -> None:
+    if levels > 1:
+        return current_executor().submit(note_and_sleep, path, levels - 1, swallow).result()
+    Path(path).touch()
+    while True:
+        try:
+            time.sleep(2 * PATIENCE)
+        except TaskTerminatedError:
+            if not swallow:
+                raise
+
+
+def terminate_child(
+    path: str, levels: int, grace: float = 2 * PATIENCE, swallow: bool = False
+) -> tuple[str, list[bool]]:
+    ex = current_executor().options(grace=grace)
+    child = ex.submit(note_and_sleep, path, levels, swallow)
+    said: list[bool] = []
+
+    def terminate() -> None:
+        if eventually(Path(path).exists, PATIENCE):
+            said.append(ex.terminate(child))
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    try:
+        child.result()
+    except TaskTerminatedError as exc:
+        thread.join()
+        return str(exc), said
+    return "not terminated", said
+
+
+def note_and_wait(directory: str) -> str:
+    path = Path(directory)
+    (path / "runs").touch()
+    eventually((path / "go").exists, PATIENCE)
+    return "ended"
+
+
+def terminate_in_a_thread(directory: str) -> tuple[bool, str]:
+    path = Path(directory)
+    ex = current_executor()
+    child = ex.submit(note_and_wait, directory)
+    thread = threading.Thread(target=child.result)
+    thread.start()
+    eventually((path / "runs").exists, PATIENCE)
+    terminated = ex.terminate(child)
+    (path / "go").touch()
+    thread.join()
+    return terminated, str(child.result())
+
+
 def short_wait() -> str:
     child = current_executor().submit(double, 21)
     try:
@@ -306,6 +359,28 @@ def test_a_parent_that_waits_for_its_child_can_be_terminated(ex: RedisExecutor) 
     with pytest.raises(TaskTerminatedError):
         future.result(PATIENCE)
     assert ex.submit(double, 2).result(PATIENCE) == 4
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_child_that_its_parent_runs_can_be_terminated(
+    ex: RedisExecutor, tmp_path: Path, levels: int
+) -> None:
+    """Also if it waits for a child itself."""
+    future = ex.submit(terminate_child, str(tmp_path / "runs"), levels)
+    assert future.result(PATIENCE) == ("the task was terminated", [True])
+
+
+def test_a_child_that_swallows_its_end_is_ended_with_its_parent(
+    ex: RedisExecutor, tmp_path: Path
+) -> None:
+    future = ex.submit(terminate_child, str(tmp_path / "runs"), 1, 0.1, swallow=True)
+    with pytest.raises(TaskTimeoutError, match="waited for one of its own"):
+        future.result(PATIENCE)
+    assert ex.submit(double, 2).result(PATIENCE) == 4
+
+
+def test_a_child_in_another_thread_cannot_be_terminated(ex: RedisExecutor, tmp_path: Path) -> None:
+    assert ex.submit(terminate_in_a_thread, str(tmp_path)).result(PATIENCE) == (False, "ended")
 
 
 @pytest.mark.parametrize("task", [short_wait, cancel_child])
