@@ -128,9 +128,10 @@ class Member:
 def ended_well(code: int | None, snapshot: Snapshot, *, told: bool) -> bool:
     """Whether a process has ended as it may. One that does so before it was ready (its initializer
     may have called `exit`) would do it again and again. `told`: it was to stop."""
-    if code == 0:
-        return told or snapshot.ready
-    return told and snapshot.task is None
+    if snapshot.task is not None:
+        # Also with exit code 0: the task has called `os._exit`.
+        return False
+    return told or (code == 0 and snapshot.ready)
 
 
 def signal_name(code: int | None) -> str | None:

@@ -54,6 +54,16 @@ def test_nobody_outlives_a_killed_supervisor(
     assert future.result(WAIT) != started
 
 
+def test_a_worker_that_its_task_ends_is_told_of(
+    serve: Callable[..., Program], executor: RedisExecutor
+) -> None:
+    """Whatever the exit code."""
+    program = serve("--processes", "1")
+    with pytest.raises(WorkerLostError, match="exit code 0"):
+        executor.options(max_deliveries=1).submit(os._exit, 0).result(WAIT)
+    assert program.says("died: exit code 0")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_daemon_ended_at_any_moment_loses_nothing(
     serve: Callable[..., Program], executor: RedisExecutor, number: signal.Signals
