@@ -144,7 +144,8 @@ class TaskExecutor(Executor):
 
     @abstractmethod
     def stats(self) -> ExecutorStats:
-        """How many tasks wait, run, and are done, and who has run them."""
+        """How many tasks wait, run, and are done, and who has run them. A server that is away is
+        waited for a second."""
 
     def options(
         self,
@@ -184,11 +185,12 @@ class TaskExecutor(Executor):
 
         What has not begun, or is in the queue again since its worker died, is cancelled. Inside a
         running task `TaskTerminatedError` is raised, and that is its future's exception then. A
-        task that doesn't end within the option `grace` is ended with its worker process, which is
-        replaced.
+        task that doesn't end within its option `grace` is ended with its worker process, which is
+        replaced. On a view (see `options`) that view's `grace` counts.
 
         Returns False if the task is done, else True, without waiting for the end: a task that
-        can't be found in time is ended when it starts. Nothing that was terminated is retried.
+        can't be found in time is ended when it starts, and where the server is away (then this may
+        take some seconds), when it is back. Nothing that was terminated is retried.
 
         A child that its parent runs itself (see `current_executor`) is ended like others, if need
         be with the process of both; but one that runs in another thread than its process's main one
@@ -196,7 +198,10 @@ class TaskExecutor(Executor):
         """
         if not isinstance(future, TaskFuture):
             raise TypeError(f"terminate needs a future of this executor, not {future!r}")
-        return self._terminate(future, self._options.grace)
+        return self._terminate(future, self._grace(future))
+
+    def _grace(self, future: TaskFuture[Any]) -> float:
+        return future._options.grace
 
 
 class OptionsView(TaskExecutor):
@@ -225,6 +230,9 @@ class OptionsView(TaskExecutor):
 
     def _terminate(self, future: TaskFuture[Any], grace: float) -> bool:
         return self._executor._terminate(future, grace)
+
+    def _grace(self, future: TaskFuture[Any]) -> float:
+        return self._options.grace
 
     def share(self, obj: T) -> Shared[T]:
         return self._executor.share(obj)

@@ -101,6 +101,20 @@ def test_a_task_that_swallows_it_is_killed(ex: RedisExecutor, path: str) -> None
     assert started(path) and len(Path(path).read_text().splitlines()) == 1
 
 
+@pytest.mark.timeout(90)
+def test_a_task_s_own_grace_counts_but_on_a_view(ex: RedisExecutor, path: str) -> None:
+    quick, slow = ex.options(grace=0.2), ex.options(grace=60.0)
+    for number, (of, by) in enumerate([(quick, ex), (slow, quick)]):
+        future = of.submit(note_and_swallow, path)
+        assert started(path, number + 1)
+        began = time.monotonic()
+        assert by.terminate(future)
+        with pytest.raises(TaskTerminatedError, match="killed"):
+            future.result(PATIENCE)
+        # By default it is 5 s.
+        assert time.monotonic() - began < 4.5
+
+
 def test_a_task_that_holds_the_interpreter_is_killed(ex: RedisExecutor, path: str) -> None:
     strict = ex.options(grace=0.2)
     future = strict.submit(note_and_hold_the_interpreter, path)
