@@ -195,7 +195,8 @@ class Channel:
         self.handle.call(_renew(self.core, consumers), time.monotonic() + 1.0)
 
     def size(self) -> int:
-        reply: Any = self.handle.ask(self.core.protocol.size())
+        """How many items wait in the queue."""
+        reply: Any = self.handle.call(_one(self.core.protocol.size()), time.monotonic() + 1.0)
         if reply[0] == Status.ABSENT:
             raise QueueDoesNotExistError(self.name)
         return int(reply[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Container
 from concurrent.futures import wait
 from typing import Any
@@ -20,6 +21,8 @@ log = logging.getLogger("pressure.executor")
 
 PATIENCE = (0.03, 0.05, 0.1, 0.2, 0.0)
 """How long (seconds) to look again for a task that is neither in the queue nor known to run."""
+DEADLINE = 1.0
+"""After so long (seconds) it is not looked for again."""
 
 
 class Ending:
@@ -57,27 +60,34 @@ class Ending:
         if future.done():
             return False
         task_id = future._task_id
+        until = time.monotonic() + DEADLINE
         for patience in PATIENCE:
-            if future.running():
-                self._reap()
-            if future._take_back():
+            # A server that is away is told when it is back: see `unended`.
+            away = future.running() and not self._reap()
+            if not away and future._take_back():
                 self.over(task_id)
                 return True
             if self.want(task_id, grace):
-                self.send()
+                if not away:
+                    self.send()
                 return True
             # A worker has just taken it: it starts there soon, or will be given back.
             if wait([future], timeout=patience).done:
                 self.over(task_id)
                 return future.cancelled() or isinstance(future.exception(), TaskTerminatedError)
+            if away or time.monotonic() > until:
+                break
         return True
 
-    def _reap(self) -> None:
-        """Have what dead workers held put back into the queue, should nobody else be there."""
+    def _reap(self) -> bool:
+        """Have what dead workers held put back into the queue, should nobody else be there. Returns
+        whether the server is."""
         try:
             self._channel.renew(())
         except PressureError as exc:
             log.debug("nobody looked for dead workers: %s", exc)
+            return False
+        return True
 
     def unended(self, outstanding: Container[bytes]) -> list[bytes]:
         """What was to end, and is still outstanding: it may be in the queue again."""
@@ -88,8 +98,8 @@ class Ending:
                 self._supervisors.pop(task_id, None)
                 del self._wanted[task_id]
             task_ids = list(self._wanted)
-        if task_ids:
-            self._reap()
+        if task_ids and self._reap():
+            self.send()
         return task_ids
 
     @property
@@ -118,4 +128,8 @@ class Ending:
                 order = pack_order(Order(OrderKind.TERMINATE, self._channel.client_id, grace))
                 self._channel.notify(supervisor, task_id, order)
             except PressureError as exc:
-                log.warning("task %s can't be ended: %s", task_id.hex(), exc)
+                log.warning("task %s can't be ended for now: %s", task_id.hex(), exc)
+                with self._lock:
+                    if task_id in self._wanted:
+                        self._due.append(task_id)
+                return

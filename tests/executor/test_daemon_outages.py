@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pressure.executor import RedisExecutor
+from pressure.executor import RedisExecutor, TaskTerminatedError
 from tests.contract import executing as do
 from tests.executor.programs import Program
 from tests.support.servers import ServerProcess
@@ -116,3 +116,22 @@ def test_a_task_may_finish_though_the_server_is_away(
         own_server.start()
         begin("--processes", "1")
         assert runs.result(WAIT) == "runs"
+
+
+def test_who_asks_during_an_outage_is_not_kept(
+    begin: Callable[..., Program], own_server: ServerProcess, tmp_path: Path
+) -> None:
+    """What was to end ends when the server is back."""
+    program = begin("--processes", "1")
+    with RedisExecutor(url=own_server.url) as executor:
+        runs = executor.submit(do.hold, str(tmp_path), "runs")
+        assert eventually(runs.running, WAIT)
+        own_server.kill()
+        assert program.says("is away")
+        began = time.monotonic()
+        assert executor.stats().queue_depth is None
+        assert executor.terminate(runs)
+        assert time.monotonic() - began < 10.0
+        own_server.start()
+        with pytest.raises(TaskTerminatedError):
+            runs.result(15.0)
