@@ -17,6 +17,7 @@ from typing import Protocol
 
 from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
+from pressure.executor.context import before_outcomes
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.post import DEFAULT_BOUND
 from pressure.executor.records import join_answers
@@ -69,6 +70,20 @@ class OneQueue(Consumer):
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel.handle, join_answers)
         self.channel = channel
+
+    def exchange(
+        self,
+        verdicts: Sequence[Verdict],
+        count: int,
+        until: float | None = None,
+        *,
+        done: Sequence[bytes] = (),
+        wait: bool = True,
+    ) -> list[Delivery]:
+        if verdicts:
+            for call in before_outcomes:
+                call()
+        return super().exchange(verdicts, count, until, done=done, wait=wait)
 
     def unblock(self) -> None:
         """End a wait for a task. From any thread."""

@@ -11,7 +11,12 @@ from pressure.executor.interrupts import Guard
 from pressure.executor.notes import Notes
 from pressure.executor.post import Post
 
-__all__ = ["Here", "enter", "here", "leave", "outstanding"]
+__all__ = ["Here", "before_outcomes", "enter", "here", "leave", "outstanding"]
+
+before_outcomes: list[Callable[[], None]] = []
+"""Called in a worker before the outcomes of tasks are sent, in any thread: to bring to its end what
+tasks have left to the background. Who has an outcome may have the worker killed. They must neither
+raise nor take long."""
 
 
 @dataclass(slots=True)

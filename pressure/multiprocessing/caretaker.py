@@ -24,7 +24,7 @@ from pressure.protocol import Status
 from pressure.requests import Flow
 from pressure.session import Session
 
-__all__ = ["Caretaker"]
+__all__ = ["Caretaker", "on_duty"]
 
 log = logging.getLogger("pressure")
 
@@ -40,8 +40,9 @@ MOST_DROPPED, PATIENCE, LOOK = 16, 0.1, 0.001
 """While more queues than this were dropped and wait for the keeper, each with its connections, who
 opens another one gives it some time (seconds), and looks so often."""
 
-# The keeper refers to them weakly; and each outlives its queue's last handle.
-_on_duty: set[Caretaker] = set()
+on_duty: set[Caretaker] = set()
+"""Those of all queues that this process uses. The keeper refers to them weakly; and each outlives
+its queue's last handle."""
 _dropped: set[Caretaker] = set()
 
 
@@ -69,7 +70,7 @@ class Caretaker:
             until = time.monotonic() + PATIENCE
             while len(_dropped) > MOST_DROPPED and time.monotonic() < until:
                 time.sleep(LOOK)
-        _on_duty.add(self)
+        on_duty.add(self)
         keeper.keep(self, self._handle.address.identity)
         self._await_exit()
         # A child of multiprocessing forgets the hooks of its parent before it calls this.
@@ -97,6 +98,19 @@ class Caretaker:
 
     def disconnect(self) -> None:
         """Part of `Kept`; the handle itself is kept, too."""
+
+    def flush(self, until: float) -> None:
+        """Acknowledge what was got, and give back what was fetched ahead, by `until` (monotonic) or
+        a little later. What can't be done is left to the keeper."""
+        core, handle = self._core, self._handle
+        if core.has_ahead or handle.prefetch.under_way or core.owes():
+            try:
+                handle.prefetch.finish(until)
+                if core.has_ahead:
+                    handle.give_back_ahead(until)
+                handle.flush_idle(until)
+            except PressureError as exc:
+                log.debug("queue %s: not everything is acknowledged: %s", core.name, exc)
 
     def abandon(self) -> None:
         """The last handle is gone. May be called by the garbage collector, so the rest is left to
@@ -168,7 +182,7 @@ class Caretaker:
             except PressureError as exc:
                 log.debug("could not delete queue %s: %s", self._core.name, exc)
             self._handle.disconnect()
-        _on_duty.discard(self)
+        on_duty.discard(self)
         _dropped.discard(self)
         if self._finalizer is not None:
             self._finalizer.cancel()
@@ -201,7 +215,7 @@ def keep(
 
 
 def _note_fork() -> None:
-    for caretaker in list(_on_duty):
+    for caretaker in list(on_duty):
         caretaker.shared = True
 
 

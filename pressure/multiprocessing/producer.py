@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import util
 
 from pressure import flows, putting
@@ -229,6 +230,19 @@ class Producer(Outgoing):
                 self._sent()
                 raise give_up(link.address, request, broken) from broken.cause
 
+    def flush(self, until: float) -> None:
+        """`settle`, for a process that may be killed any moment. It doesn't raise, and what isn't
+        sent by `until` (monotonic), or a little later, is left to the feeder."""
+        if not (self._bodies or self._places or self._cut_short):
+            return
+        if self._sending.acquire(timeout=max(0.0, until - time.monotonic())):
+            try:
+                self._attempt(lambda: time.monotonic() >= until, places_keep=0.0)
+            finally:
+                self._sending.release()
+        # The next loop of puts is another one: it shall not reserve as many places as this one.
+        self._reserved_at = 0.0
+
     # The feeder
 
     def _alert(self) -> None:
@@ -262,22 +276,29 @@ class Producer(Outgoing):
                 return
         while self._await_work():
             self._sent_at = time.monotonic()
-            try:
-                with self._sending:
-                    self._send_all(self._is_seen_to)
-                    if self._closing or time.monotonic() - self._last > PLACES_KEEP:
-                        self._free_places()
-            except ServerOutOfMemoryError as exc:
-                self._put_back(exc.accepted)
+            if not self._attempt(self._is_seen_to, PLACES_KEEP):
                 time.sleep(RETRY)
-            except (ServerUnavailableError, OutcomeUnknownError) as exc:
-                late = self._deadline is not None and time.monotonic() >= self._deadline
-                if late or self._remote.handle.address.has_ended:
-                    self._drop(exc)
-                time.sleep(RETRY)
-            except Exception as exc:
-                self._drop(exc)
         self._release()
+
+    def _attempt(self, seen_to: Callable[[], bool], places_keep: float) -> bool:
+        """`_send_all`, and free the places that no put has used for so long (seconds). False if
+        that is to be tried again after a while."""
+        try:
+            with self._sending:
+                self._send_all(seen_to)
+                if self._closing or time.monotonic() - self._last >= places_keep:
+                    self._free_places()
+            return True
+        except ServerOutOfMemoryError as exc:
+            self._put_back(exc.accepted)
+        except (ServerUnavailableError, OutcomeUnknownError) as exc:
+            late = self._deadline is not None and time.monotonic() >= self._deadline
+            if late or self._remote.handle.address.has_ended:
+                self._drop(exc)
+        except Exception as exc:
+            self._drop(exc)
+            return True
+        return False
 
     def _await_work(self) -> bool:
         """Wait until there is something to do that the putting thread doesn't do. False once the

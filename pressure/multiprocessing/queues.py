@@ -19,22 +19,28 @@ returns, raises, or ends by `sys.exit` gives it back at once.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from queue import Empty, Full
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pressure import lifecycle
 from pressure.arguments import lenient_deadline
 from pressure.errors import QueueEmptyError
+from pressure.executor.context import before_outcomes
+from pressure.multiprocessing import caretaker
 from pressure.multiprocessing.location import Location
 from pressure.multiprocessing.producer import Producer
 from pressure.multiprocessing.remote import Remote
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
+PATIENCE = 1.0
+"""For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away."""
+
 T = TypeVar("T")
 
-_handles: weakref.WeakSet[Queue[Any]] = weakref.WeakSet()
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 
 
 class _Handle(Generic[T]):
@@ -90,10 +96,7 @@ class Queue(_Handle[T]):
         finalizer = weakref.finalize(self, self._producer.abandon)
         finalizer.atexit = False
         # At last: any thread may fork at any time.
-        _handles.add(self)
-
-    def _after_fork(self) -> None:
-        self._producer.reset()
+        _producers.add(self._producer)
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """As `multiprocessing.Queue.put`; raises what pickling raises, and then nothing was put."""
@@ -212,10 +215,23 @@ class SimpleQueue(_Handle[T]):
             raise OSError(f"{type(self).__name__} is closed")
 
 
+def _flush() -> None:
+    """What tasks have put is at the server when their outcomes are, and what they got is
+    acknowledged: whoever has the outcomes may end the pool, and so kill this process. What can't be
+    done in time is left to the threads in the background."""
+    if caretaker.on_duty:
+        until = time.monotonic() + PATIENCE
+        for producer in list(_producers):
+            producer.flush(until)
+        for one in list(caretaker.on_duty):
+            one.flush(until)
+
+
 def _after_fork() -> None:
-    for handle in list(_handles):
-        handle._after_fork()
+    for producer in list(_producers):
+        producer.reset()
 
 
+before_outcomes.append(_flush)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
