@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from multiprocessing import context
 from typing import Any
@@ -11,13 +12,23 @@ from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["get_context"]
 
+_LOOK_INSIDE = ("concurrent.futures.", "multiprocessing.")
+"""Modules that use more of a `SimpleQueue` than what is documented."""
+
 
 class _Queues:
     """What our contexts make in place of the standard library's."""
 
     Queue = Queue
     JoinableQueue = JoinableQueue
-    SimpleQueue = SimpleQueue
+
+    def SimpleQueue(self, *, name: str | None = None, url: str | None = None) -> Any:
+        """Our `SimpleQueue`; but `ProcessPoolExecutor` and the standard library's own pool get the
+        standard one, since they wait for what comes at the pipe inside."""
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.startswith(_LOOK_INSIDE):
+            return super().SimpleQueue()  # type: ignore[misc]
+        return SimpleQueue(name=name, url=url)
 
     def Pool(
         self,

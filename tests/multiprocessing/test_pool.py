@@ -18,7 +18,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -30,6 +30,7 @@ import pressure.multiprocessing
 from pressure.executor import InitializerError, WorkerLostError
 from pressure.multiprocessing.pool import AHEAD
 from tests.executor.crews import daemon
+from tests.support.processes import Child, report
 
 WAIT = 30.0
 """Seconds that no wait in here may take: a guard against hangs."""
@@ -470,6 +471,24 @@ def test_a_context_makes_ours(method: str) -> None:
         assert len(pool._pool) == 1
         assert type(pool._pool[0]) is context.Process
         assert pool.apply(int, ("3",)) == 3
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_the_standard_librarys_pools_take_a_context_of_ours(
+    method: str, spawn_child: Callable[..., Child]
+) -> None:
+    child = spawn_child(use_standard_pools, method)
+    assert child.wait_for("executor") == 3
+    assert child.wait_for("pool") == 3
+    assert child.wait() == 0
+
+
+def use_standard_pools(method: str) -> None:
+    context = pressure.multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        report("executor", executor.submit(int, "3").result(WAIT))
+    with remote["Pool"](1, context=context) as pool:
+        report("pool", pool.apply_async(int, ("3",)).get(WAIT))
 
 
 def test_ours_takes_functions_by_value(make_ours: MakePool) -> None:

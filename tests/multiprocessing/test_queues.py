@@ -74,6 +74,7 @@ def test_a_context_makes_our_queues(method: str, url: str) -> None:
     context = mp.get_context(method)
     assert context.get_start_method() == method
     assert context.Queue is mp.Queue
+    assert type(context.SimpleQueue(url=url)) is mp.SimpleQueue
     standard: Any = multiprocessing.get_context(method)
     assert context.Process is standard.Process
 
