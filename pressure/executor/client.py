@@ -67,6 +67,9 @@ class RedisExecutor(TaskExecutor):
 
     # Whether `max_tasks_per_child` may go with the start method "fork".
     _replaces_forked = False
+    # Whether the interpreter's exit begins with the end of this executor: its work is waited for,
+    # and no more is taken on.
+    _ends_first = True
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class RedisExecutor(TaskExecutor):
             max_tasks_per_child=max_tasks_per_child,
             max_pending=max_pending,
             no_workers_timeout=no_workers_timeout,
+            ends_first=self._ends_first,
         )
         # The engine outlives a collected executor until its work is done, as the stdlib's does.
         self._finalizer = weakref.finalize(self, self._engine.finish)
@@ -131,7 +135,7 @@ class RedisExecutor(TaskExecutor):
     ) -> TaskFuture[Any]:
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if exiting():
+        if exiting() and self._ends_first:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         return self._engine.submit(fn, args, kwargs, options)
 
@@ -139,7 +143,7 @@ class RedisExecutor(TaskExecutor):
         return self._engine.dispatcher.terminate(future, grace)
 
     def share(self, obj: T) -> Shared[T]:
-        if self._shutdown or exiting():
+        if self._shutdown or (exiting() and self._ends_first):
             raise RuntimeError("cannot share anything after shutdown")
         self._engine.start()
         return self._engine.dispatcher.shelf.share(obj)

@@ -58,7 +58,9 @@ class Engine:
         max_tasks_per_child: int | None,
         max_pending: int | None,
         no_workers_timeout: float | None,
+        ends_first: bool,
     ) -> None:
+        self.ends_first = ends_first
         context = mp_context
         if context is None and local_workers is not None:
             method = "spawn" if max_tasks_per_child is not None else None
@@ -351,7 +353,7 @@ def _at_exit() -> None:
     what has not begun is cancelled."""
     global _exiting
     _exiting = True
-    engines = list(_engines)
+    engines = [engine for engine in _engines if engine.ends_first]
     interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
     try:
         for engine in engines:

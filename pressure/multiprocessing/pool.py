@@ -109,9 +109,8 @@ class Pool:
         )
         self._processes = processes
         self._staff = Staff(executor, local=local)
-        # For a pool that is collected while it runs, and for the exit of a process that was started
-        # by multiprocessing, which would wait for its children. Not called in a forked child.
-        self._finalizer = util.Finalize(self, self._staff.release, exitpriority=15)
+        # For a pool that is collected while it runs. Not called in a forked child.
+        self._finalizer = util.Finalize(self, self._staff.release)
         self._state = RUN
         executor.start()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
+from multiprocessing import util
 from typing import Any
 
 from pressure.executor.client import RedisExecutor
@@ -33,6 +35,7 @@ class PoolExecutor(RedisExecutor):
 
     # As multiprocessing.Pool does.
     _replaces_forked = True
+    _ends_first = False
 
     def start(self) -> None:
         """Start the processes now: the initializer is to run even if no call comes."""
@@ -68,6 +71,7 @@ class Staff:
         self._closed = False
         self._terminated = False
         _working.add(self)
+        _end_with_process()
 
     def is_mine(self) -> bool:
         """Whether this is the process that made the pool."""
@@ -236,13 +240,26 @@ def _outcome(future: Future[bytes]) -> Outcome:
 
 
 _working: set[Staff] = set()
+_ending_in = 0
+"""The process whose end is taken care of."""
+
+
+def _end_with_process() -> None:
+    """As in `pressure.keeper`: processes of `multiprocessing` don't call what `atexit` knows."""
+    global _ending_in
+    if _ending_in != os.getpid():
+        _ending_in = os.getpid()
+        util.Finalize(None, _at_exit, exitpriority=16)
 
 
 def _at_exit() -> None:
     """A pool that is still at work does not hold up the interpreter's exit: as in the standard
-    library it is terminated."""
-    for staff in list(_working):
+    library it is terminated when all threads have ended that are no daemons."""
+    working = list(_working)
+    for staff in working:
         staff.terminate()
+    for staff in working:
+        staff.wait()
 
 
 def _after_fork() -> None:
@@ -250,7 +267,7 @@ def _after_fork() -> None:
     _working.clear()
 
 
-# This module is imported after the executor, whose own hook waits for its work: so this one, which
-# ends that work, is called first.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+# This module is imported after the keeper, whose own hook closes the connections: so this one is
+# called first.
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

@@ -25,11 +25,14 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
+import redis
 
 import pressure.multiprocessing
 from pressure.executor import InitializerError, WorkerLostError
 from pressure.multiprocessing.pool import AHEAD
+from pressure.server import shared_local_server
 from tests.executor.crews import daemon
+from tests.support.fixtures import keys_left
 from tests.support.processes import Child, report
 
 WAIT = 30.0
@@ -576,6 +579,48 @@ def test_ours_does_not_hold_up_the_interpreters_exit(ending: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2]\n", "")
+
+
+def test_ours_serves_threads_that_outlive_the_main_thread() -> None:
+    script = f"""if 1:
+        import threading, time
+        from pressure.multiprocessing import Pool
+        def work():
+            threading.main_thread().join()
+            print(pool.map(abs, range(3)), flush=True)
+            pool.map_async(time.sleep, [{10 * WAIT}] * 100, chunksize=1)
+        pool = Pool(2)
+        threading.Thread(target=work).start()
+    """
+    # The end of what the processes can write to, and so of them, is waited for, too.
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2]\n", "")
+
+
+def test_ours_ends_with_a_process_of_multiprocessing() -> None:
+    url = shared_local_server()
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=leave_pool, args=(writer,))
+    process.start()
+    writer.close()
+    with reader:
+        queue = reader.recv()
+        # Its workers have inherited the pipe, and end with it.
+        assert reader.poll(WAIT)
+        with pytest.raises(EOFError):
+            reader.recv()
+    process.join(WAIT)
+    assert process.exitcode == 0
+    with redis.Redis.from_url(url) as client:
+        assert not keys_left(client, queue)
+
+
+def leave_pool(writer: Connection) -> None:
+    pool: Any = pressure.multiprocessing.Pool(2)
+    pool.map_async(time.sleep, [10 * WAIT] * 100, chunksize=1)
+    writer.send(pool._staff.executor._engine._channel.name)
 
 
 def test_ours_in_a_script_sees_the_scripts_globals(tmp_path: Path) -> None:
