@@ -34,7 +34,7 @@ class _Queues:
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
+        initargs: Iterable[Any] | None = (),
         maxtasksperchild: int | None = None,
     ) -> Pool:
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self)

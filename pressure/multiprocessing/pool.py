@@ -74,7 +74,7 @@ class Pool:
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
+        initargs: Iterable[Any] | None = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
         *,
@@ -102,9 +102,9 @@ class Pool:
             queue=queue,
             prefix=prefix,
             key=key,
-            mp_context=context or multiprocessing.get_context() if local else context,
+            mp_context=_Naming(context or multiprocessing.get_context()) if local else context,
             initializer=initializer,
-            initargs=tuple(initargs),
+            initargs=tuple(initargs or ()),
             max_tasks_per_child=maxtasksperchild,
         )
         self._processes = processes
@@ -287,6 +287,21 @@ class Pool:
 
     def _repopulate_pool(self) -> None:
         """Nothing to do: processes that have ended are replaced at once."""
+
+
+class _Naming:
+    """A context, but for the names of its processes: those that the standard library's have."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:
+        process = self._context.Process(*args, **kwargs)
+        process.name = process.name.replace("Process", "PoolWorker")
+        return process
 
 
 def _cpu_count() -> int:

@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def test_maps_keep_the_order(make_pool: MakePool, chunksize: int | None) -> None
     assert pool.starmap(pow, zip(range(100), itertools.repeat(2)), chunksize) == squares
     assert list(pool.imap(square, range(100), chunksize or 1)) == squares
     assert sorted(pool.imap_unordered(square, range(100), chunksize or 1)) == squares
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_are_called_after_the_pool(method: str) -> None:
+    for module in (multiprocessing, pressure.multiprocessing):
+        with cast(Any, module.get_context(method)).Pool(1) as pool:
+            name = pool.apply(process_name)
+            assert re.fullmatch(r"(Fork|Spawn|ForkServer)PoolWorker-[\d:]+", name)
+            assert [process.name for process in pool._pool] == [name]
+
+
+def process_name() -> str:
+    return multiprocessing.current_process().name
 
 
 def test_nothing_to_do(make_pool: MakePool) -> None:
@@ -367,8 +381,9 @@ def test_a_connection_in_a_callable_is_handed_over_once(make_ours: MakePool) -> 
 def test_all_arguments_by_position() -> None:
     context = multiprocessing.get_context("fork")
     for cls in (remote["Pool"], pressure.multiprocessing.Pool):
-        with cls(1, None, (), None, context) as pool:
-            assert pool.apply(square, (3,)) == 9
+        for initargs in ((), None):
+            with cls(1, None, initargs, None, context) as pool:
+                assert pool.apply(square, (3,)) == 9
         with pytest.raises(TypeError):
             cls(cast(Any, 1.5))
 
