@@ -48,6 +48,7 @@ from multiprocessing import (
 )
 from typing import TYPE_CHECKING, Any
 
+from pressure.multiprocessing.aliases import install_aliases
 from pressure.multiprocessing.contexts import get_context
 from pressure.multiprocessing.pool import Pool
 from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
@@ -113,6 +114,9 @@ __all__ = [
     "set_forkserver_preload",
     "set_start_method",
 ]
+
+
+install_aliases()
 
 
 def __dir__() -> list[str]:

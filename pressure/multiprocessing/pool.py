@@ -33,6 +33,7 @@ from pressure.multiprocessing.results import (
 from pressure.multiprocessing.staff import PoolExecutor, Staff
 
 __all__ = [
+    "ApplyResult",
     "AsyncResult",
     "IMapIterator",
     "IMapUnorderedIterator",
@@ -43,6 +44,8 @@ __all__ = [
     "ThreadPool",
     "TimeoutError",
 ]
+
+ApplyResult = AsyncResult
 
 INIT = "INIT"
 RUN = "RUN"

@@ -6,7 +6,8 @@ What cannot be pickled raises in `put`. `name` and `url` share a queue with proc
 machines, that inherit nothing: whoever comes first creates it, and it lives until it is deleted;
 a `pressure.PressureQueue` of that name is the same queue. Without a name the queue is gone when its
 creator is. Without a `url` (or `PRESSURE_URL`) it lives on an embedded server that all processes of
-the tree share.
+the tree share. `ctx` is for programs that give one to `multiprocessing.queues.Queue`, and has no
+effect.
 
 What cannot be unpickled raises `pressure.PayloadError` in `get`, whose `__cause__` is the object's
 own exception; the item is dropped, and does not count as unfinished: `task_done` is not to be
@@ -84,7 +85,12 @@ class Queue(_Handle[T]):
     _reserves = True
 
     def __init__(
-        self, maxsize: int = 0, *, name: str | None = None, url: str | None = None
+        self,
+        maxsize: int = 0,
+        *,
+        ctx: object = None,
+        name: str | None = None,
+        url: str | None = None,
     ) -> None:
         super().__init__(maxsize, name, url)
 
@@ -191,7 +197,9 @@ class JoinableQueue(Queue[T]):
 class SimpleQueue(_Handle[T]):
     """As `multiprocessing.SimpleQueue`: nothing is buffered."""
 
-    def __init__(self, *, name: str | None = None, url: str | None = None) -> None:
+    def __init__(
+        self, *, ctx: object = None, name: str | None = None, url: str | None = None
+    ) -> None:
         super().__init__(0, name, url)
 
     def put(self, obj: T) -> None:

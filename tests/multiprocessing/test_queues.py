@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -67,6 +68,35 @@ def test_the_module_has_all_that_multiprocessing_has() -> None:
     assert mp.shared_memory is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         mp.nonsense  # type: ignore[attr-defined] # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", ["connection", "context", "dummy", "managers", "shared_memory", "synchronize", "util"]
+)
+def test_the_standard_modules_have_our_name_as_well(name: str) -> None:
+    standard = importlib.import_module(f"multiprocessing.{name}")
+    spec = standard.__spec__
+    assert importlib.import_module(f"pressure.multiprocessing.{name}") is standard
+    assert standard.__spec__ is spec
+    assert getattr(mp, name) is standard
+
+
+def test_a_module_that_neither_has() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"'pressure\.multiprocessing\.nonsense'"):
+        importlib.import_module("pressure.multiprocessing.nonsense")
+
+
+def test_our_modules_have_the_standard_ones_names() -> None:
+    ours = importlib.import_module("pressure.multiprocessing.pool")
+    assert ours.ApplyResult is ours.AsyncResult
+
+
+@pytest.mark.parametrize("kind", [mp.Queue, mp.JoinableQueue, mp.SimpleQueue])
+def test_a_queue_takes_a_context(kind: Any, url: str) -> None:
+    made = kind(ctx=multiprocessing.get_context("spawn"), url=url)
+    made.put(1)
+    assert made.get() == 1
+    made.delete()
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
