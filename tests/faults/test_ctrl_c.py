@@ -19,7 +19,7 @@ import pytest
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, RedisExecutor, flows, handle, keeper, producing, putting
 from pressure.executor import ledger, recall
-from pressure.multiprocessing import outgoing, producer
+from pressure.multiprocessing import feeding, outgoing, producer
 from pressure.multiprocessing.results import AsyncResult, IMapIterator
 from pressure.multiprocessing.staff import Staff, _working
 from tests.support.waiting import eventually
@@ -282,9 +282,9 @@ def test_what_would_wait_for_its_own_put_is_refused(
 STUCK = """
 import sys, threading
 import pressure.multiprocessing as mp
-from pressure.multiprocessing import producer
+from pressure.multiprocessing import feeding
 
-producer.GRACE = 0.5
+feeding.GRACE = 0.5
 made = mp.Queue(url=sys.argv[1])
 made.put(0)
 made._remote.core.settings = made._remote.core.settings.__class__(reconnect_timeout=0.5)
@@ -387,7 +387,7 @@ def test_a_session_is_lost_nowhere(operation: str, url: str, queue_name: str) ->
 
 
 @pytest.mark.parametrize("bound", [0, 300])
-@pytest.mark.parametrize("module", [flows, putting, outgoing, producer])
+@pytest.mark.parametrize("module", [flows, putting, outgoing, producer, feeding])
 def test_what_a_loop_has_put_is_there_once(module: ModuleType, bound: int, url: str) -> None:
     """Wherever in a put Ctrl-C comes: it sends what was put before, and hears what became of it."""
     q: Any = mp.Queue(bound, url=url)
