@@ -19,11 +19,13 @@ returns, raises, or ends by `sys.exit` gives it back at once.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import time
 import weakref
 from queue import Empty, Full
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pressure import lifecycle
 from pressure.arguments import lenient_deadline
@@ -196,6 +198,14 @@ class JoinableQueue(Queue[T]):
 
 class SimpleQueue(_Handle[T]):
     """As `multiprocessing.SimpleQueue`: nothing is buffered."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        # `ProcessPoolExecutor(mp_context=pressure.multiprocessing)` makes one, and waits for what
+        # comes at the pipe inside.
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if cls is SimpleQueue and caller.startswith("concurrent.futures."):
+            return multiprocessing.SimpleQueue()
+        return super().__new__(cls)
 
     def __init__(
         self, *, ctx: object = None, name: str | None = None, url: str | None = None

@@ -497,6 +497,7 @@ def test_the_standard_librarys_pools_take_a_context_of_ours(
 ) -> None:
     child = spawn_child(use_standard_pools, method)
     assert child.wait_for("executor") == 3
+    assert child.wait_for("executor of the module") == 3
     assert child.wait_for("pool") == 3
     assert child.wait() == 0
 
@@ -505,6 +506,9 @@ def use_standard_pools(method: str) -> None:
     context = pressure.multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, mp_context=context) as executor:
         report("executor", executor.submit(int, "3").result(WAIT))
+    module: Any = pressure.multiprocessing
+    with ProcessPoolExecutor(1, mp_context=module) as executor:
+        report("executor of the module", executor.submit(int, "3").result(WAIT))
     with remote["Pool"](1, context=context) as pool:
         report("pool", pool.apply_async(int, ("3",)).get(WAIT))
 
