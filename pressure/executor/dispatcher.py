@@ -114,9 +114,9 @@ class Dispatcher:
         self._done = threading.Event()
         self.resolving = False
         """Whether futures are being resolved, and their callbacks called, at the moment."""
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self.idents: set[int | None] = set()
-        """Of the threads."""
+        """Of the threads. Once one has ended, its ident may be another's."""
         self.on_idle: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -130,7 +130,7 @@ class Dispatcher:
             ):
                 thread = threading.Thread(target=target, name=name, daemon=True)
                 thread.start()
-                self._threads.append(thread)
+                self.threads.append(thread)
                 self.idents.add(thread.ident)
         except RuntimeError as exc:
             # No thread can be started any more.
@@ -382,7 +382,7 @@ class Dispatcher:
         self._tender.end()
         self._retries.close()
         current = threading.current_thread()
-        for thread in self._threads:
+        for thread in self.threads:
             if thread is not current:
                 thread.join(CLOSE_PATIENCE)
         self._recall.close()

@@ -293,7 +293,7 @@ class Engine:
         if not self._started or self._process != os.getpid() or self._ended.is_set():
             return
         me = threading.current_thread()
-        if me.ident not in self.dispatcher.idents and me is not self.thread:
+        if me not in self.dispatcher.threads and me is not self.thread:
             self._ended.wait(timeout)
         elif timeout is None:
             raise RuntimeError("cannot join current thread")

@@ -67,7 +67,7 @@ class Staff:
         self._jobs: set[Job] = set()
         # Of calls that daemons run, which only an order can end.
         self._remote: set[Future[bytes]] = set()
-        self._feeders = 0
+        self._feeders: set[threading.Thread] = set()
         self._closed = False
         self._terminated = False
         _working.add(self)
@@ -141,15 +141,17 @@ class Staff:
         self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
     ) -> None:
         """Send the calls of an `imap` from a thread of its own, since its iterable may block."""
-        with self._lock:
-            self._feeders += 1
         thread = threading.Thread(
             target=self._feed, args=(job, func, iterable, size), name="pressure feeder", daemon=True
         )
         try:
+            with self._lock:
+                self._feeders.add(thread)
             thread.start()
-        except BaseException:
-            self._fed()
+        except BaseException as exc:
+            # Perhaps it runs by now, and Ctrl-C came as its beginning was waited for.
+            job.abandon(exc)
+            self._fed(thread)
             self.forget(job)
             raise
 
@@ -174,11 +176,11 @@ class Staff:
         finally:
             job.end(count, error)
             del job, error
-            self._fed()
+            self._fed(threading.current_thread())
 
-    def _fed(self) -> None:
+    def _fed(self, feeder: threading.Thread) -> None:
         with self._lock:
-            self._feeders -= 1
+            self._feeders.discard(feeder)
             finished = self._closed and not self._feeders
             self._condition.notify_all()
         if finished:

@@ -19,7 +19,7 @@ import pytest
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, RedisExecutor, flows, handle, keeper, producing, putting
 from pressure.executor import ledger, recall
-from pressure.multiprocessing import feeding, outgoing, producer
+from pressure.multiprocessing import feeding, outgoing, producer, results, staff
 from pressure.multiprocessing.results import AsyncResult, IMapIterator
 from pressure.multiprocessing.staff import Staff, _working
 from tests.support.waiting import eventually
@@ -413,6 +413,25 @@ def test_what_a_loop_has_put_is_there_once(module: ModuleType, bound: int, url: 
     q.close()
     q.join_thread()
     q.delete()
+
+
+@pytest.mark.parametrize("module", [staff, results])
+def test_a_pool_ends_after_an_interrupted_imap(module: ModuleType) -> None:
+    pools = []
+    for place in range(1, 500):
+        pool = mp.Pool(1)
+        # What Python finalizes in the midst of it is another matter.
+        pools.append(pool)
+        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
+            assert list(pool.imap(abs, range(3))) == [0, 1, 2]
+        pool.close()
+        joining = threading.Thread(target=pool.join, daemon=True)
+        joining.start()
+        joining.join(PATIENCE)
+        assert not joining.is_alive(), ctrl_c.struck
+        if not ctrl_c.struck:
+            break
+    assert not ctrl_c.struck, "there were more places"
 
 
 @pytest.mark.parametrize("module", [ledger, recall, producing])
