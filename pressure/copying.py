@@ -94,7 +94,9 @@ def _class_of_main(name: str) -> Any:
 
 def _own_or_copy(name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """What stands in a pickle for a class of `__main__`."""
-    return _class_of_main(name) or make(*args)
+    own = _class_of_main(name)
+    # Its metaclass may make a class false.
+    return make(*args) if own is None else own
 
 
 def _fill_copy(cls: Any, copied: tuple[str, Callable[..., Any], Any]) -> None:

@@ -261,7 +261,7 @@ class Handle:
                     # Without a call, after which a signal's handler may raise or use the queue.
                     if self._consumers == idle:
                         due = chosen
-                        self._consumers = left
+                        self._consumers[:] = left
                         self._borrowed = [*self._borrowed, *chosen]
                         self._settling = [*self._settling, *settling]
             return due

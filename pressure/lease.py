@@ -25,8 +25,7 @@ class Lease(Generic[T]):
 
     As a context manager it gives the item, acknowledges it when the block succeeds, and gives it
     back (charged as a failed delivery) when the block raises. The lease renews itself while this
-    process lives; if the process dies, the item is in the queue again after `lease` seconds. If
-    nothing refers to an unfinished lease any more, the item is given back.
+    process lives; if the process dies, the item is in the queue again after `lease` seconds.
 
     Attributes:
         item: what was put.
@@ -87,16 +86,13 @@ class Lease(Generic[T]):
         if not held:
             raise LeaseLostError(self._core.name)
 
-    def __del__(self) -> None:
-        # Who could finish it is gone: perhaps Ctrl-C came at the end of the `with` block. Its
-        # session finds the item when it is next looked after, and gives it back.
-        tag, session = self._tag, self._session
-        if tag is None or self._life != session.life or session not in self._core.sessions:
-            return
-        self._tag = None
-        session.stale = True
-        session.unlease(tag)
-        self._handle.keep_up()
+    def _abandon(self) -> None:
+        """Nobody will finish it any more: its session gives the item back, if it is still there."""
+        tag, self._tag = self._tag, None
+        if tag is not None and self._life == self._session.life:
+            self._session.stale = True
+            self._session.unlease(tag)
+            self._handle.keep_up()
 
     def __enter__(self) -> T:
         return self.item
@@ -109,12 +105,17 @@ class Lease(Generic[T]):
     ) -> None:
         if self._tag is None:
             return
-        if exc_type is None:
-            self.ack()
-        else:
-            # It comes back all the same, and the block's own exception matters more.
-            with contextlib.suppress(PressureError):
-                self.give_back()
+        try:
+            if exc_type is None:
+                self.ack()
+            else:
+                # It comes back all the same, and the block's own exception matters more.
+                with contextlib.suppress(PressureError):
+                    self.give_back()
+        except BaseException:
+            # Ctrl-C, say, before anything was sent.
+            self._abandon()
+            raise
 
     def __repr__(self) -> str:
         return f"<Lease of {self._core.name!r}: {self.item!r}>"

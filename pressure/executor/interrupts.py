@@ -53,7 +53,8 @@ class Guard:
         self._inner: dict[bytes, _Limit | None] = {}
         """The ids of the tasks that others wait for and run, with a limit where one is to end."""
         # While `_note` looks at all of them.
-        self._noting = threading.Lock()
+        # Reentrant, since a task's own signal handler may end a task.
+        self._noting = threading.RLock()
         self._terminated: Any = None
         self._marked = False
         """Whether anything but the stack is to be cleaned up after the outermost task."""

@@ -130,6 +130,11 @@ class Recall:
         and don't begin soon comes back to the queue: with `patience` (seconds) that is waited for,
         and the queue is looked through once more. With `cancels` the futures are to be cancelled,
         by the caller or by whoever wants that besides."""
+        if self._asking._is_owned():  # type: ignore[attr-defined]
+            # A signal's handler came in the midst of this, which can't go on before it is done.
+            if cancels:
+                self.unwanted.extend(task_ids)
+            return []
         self._conclude()
         taken, sent = self._ledger.recall(
             task_ids, self._unblock_sender, RECALL_PATIENCE, cancels=cancels

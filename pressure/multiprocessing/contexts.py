@@ -12,7 +12,7 @@ from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["get_context"]
 
-_LOOK_INSIDE = ("concurrent.futures.", "multiprocessing.")
+_LOOK_INSIDE = ("concurrent.futures.process", "multiprocessing.pool")
 """Modules that use more of a `SimpleQueue` than what is documented."""
 
 
@@ -25,8 +25,8 @@ class _Queues:
     def SimpleQueue(self, *, name: str | None = None, url: str | None = None) -> Any:
         """Our `SimpleQueue`; but `ProcessPoolExecutor` and the standard library's own pool get the
         standard one, since they wait for what comes at the pipe inside."""
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.startswith(_LOOK_INSIDE):
+        caller = sys._getframe(1).f_globals.get("__name__")
+        if caller in _LOOK_INSIDE and name is None and url is None:
             return super().SimpleQueue()  # type: ignore[misc]
         return SimpleQueue(name=name, url=url)
 

@@ -55,8 +55,8 @@ class Outgoing:
         """Start over, as in a forked child: what is buffered here is the parent's to send."""
         self._bodies: deque[bytes] = deque()
         self._under_way: list[bytes] = []
-        # How many more items are in that send.
-        self._more = 0
+        # How many of that send's items were accepted by earlier requests.
+        self._before = 0
         self._places = 0
         self._mutex = threading.RLock()
         self._sending = threading.RLock()
@@ -79,7 +79,7 @@ class Outgoing:
         """Read the reply to what was posted; False if it is not there, or there is trouble, which
         the feeder then deals with."""
         assert self._cut_short is not None
-        _, flow = self._cut_short
+        request, flow = self._cut_short
         try:
             reply = self._producer().link.receive(time.monotonic() + patience)
         except TimeoutError:
@@ -93,7 +93,7 @@ class Outgoing:
             return False
         self._posted = False
         try:
-            self._cut_short = flow.send(reply), flow
+            self._go_on(request, reply, flow)
         except StopIteration:
             self._sent()
             return True
@@ -106,6 +106,14 @@ class Outgoing:
             flow.close()
             raise
         return False
+
+    def _go_on(self, request: Request, reply: Any, flow: Flow[int]) -> Request:
+        following = flow.send(reply)
+        accepted = self._accepted(request, reply)
+        # Without a call in between: wherever Ctrl-C comes, this is counted, or asked for again.
+        self._before += accepted
+        self._cut_short = following, flow
+        return following
 
     def _producer(self) -> Session[Link]:
         if self._session is None:
@@ -125,7 +133,7 @@ class Outgoing:
                 batch.append(bodies[0])
                 bodies.popleft()
                 size += len(batch[-1])
-            self._more = 0
+            self._before = 0
             flow = putting.put_bodies(self._remote.core, session, batch, None)
             request = next(flow)
         except BaseException:
@@ -219,7 +227,7 @@ class Outgoing:
                     # It says how many were put before.
                     request = flow.throw(exc)
                 else:
-                    request = flow.send(reply)
+                    request = self._go_on(request, reply, flow)
             except StopIteration as stop:
                 result: int = stop.value
                 return result
@@ -232,16 +240,24 @@ class Outgoing:
 
     def _concluded(self, request: Request) -> Flow[int]:
         """The end of a send whose flow was cut short as it looked at a reply: the server says once
-        more what the request has done, which had all that was not put before it."""
+        more what the request has done."""
+        accepted = self._before
+        if isinstance(request, Command) and request.script is SCRIPTS["put"]:
+            reply: Any = yield request
+            # Who sends the rest is told if it was refused, and why.
+            self._producer().places = reply[2] if reply[0] == Status.OK else 0
+            accepted += self._accepted(request, reply)
+        return accepted
+
+    def _accepted(self, request: Request, reply: Any) -> int:
+        """How many items the server has accepted with this."""
         if not isinstance(request, Command) or request.script is not SCRIPTS["put"]:
             return 0
-        session, core = self._producer(), self._remote.core
-        reply: Any = yield request
-        weights = [bundles.weight(core, value) for value in core.protocol.values_of(request)]
-        before = len(self._under_way) + self._more - sum(weights)
-        # Who sends the rest is told if it was refused, and why.
-        accepted, session.places = reply[1:3] if reply[0] == Status.OK else (0, 0)
-        return before + sum(weights[:accepted])
+        if reply[0] != Status.OK:
+            return 0
+        core = self._remote.core
+        values = core.protocol.values_of(request)[: reply[1]]
+        return sum(bundles.weight(core, value) for value in values)
 
     def _drop(self, exc: Exception) -> None:
         lost = len(self._bodies) + len(self._under_way)

@@ -141,7 +141,7 @@ class Producer(Feeder):
                     self._under_way = batch = [*self._bodies]
                     self._places = 0
                     self._bodies.clear()
-                    self._more = 1
+                    self._before = 0
                 flow = putting.put_bodies(
                     core, session, [*batch, body], flows.AT_ONCE, waited=bool(waited_for)
                 )
@@ -196,7 +196,10 @@ class Producer(Feeder):
             return
         if self._sending.acquire(timeout=max(0.0, until - time.monotonic())):
             try:
-                self._attempt(lambda: time.monotonic() >= until, places_keep=0.0)
+                if not self._posted or self._producer().link.wait(until):
+                    self._attempt(lambda: time.monotonic() >= until, places_keep=0.0)
+            except Broken:
+                pass
             finally:
                 self._sending.release()
         # The next loop of puts is another one: it shall not reserve as many places as this one.

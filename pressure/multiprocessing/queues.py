@@ -38,8 +38,9 @@ from pressure.multiprocessing.remote import Remote
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
-PATIENCE = 1.0
-"""For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away."""
+PATIENCE, RESPITE = 1.0, 5.0
+"""For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away; and
+for so long after that they don't."""
 
 T = TypeVar("T")
 
@@ -202,8 +203,8 @@ class SimpleQueue(_Handle[T]):
     def __new__(cls, *args: Any, **options: Any) -> Any:
         # `ProcessPoolExecutor(mp_context=pressure.multiprocessing)` makes one, and waits for what
         # comes at the pipe inside.
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if cls is SimpleQueue and caller.startswith("concurrent.futures."):
+        caller = sys._getframe(1).f_globals.get("__name__")
+        if cls is SimpleQueue and not options and caller == "concurrent.futures.process":
             return multiprocessing.SimpleQueue()
         return super().__new__(cls)
 
@@ -233,16 +234,23 @@ class SimpleQueue(_Handle[T]):
             raise OSError(f"{type(self).__name__} is closed")
 
 
+_flush_at = 0.0
+
+
 def _flush() -> None:
     """What tasks have put is at the server when their outcomes are, and what they got is
     acknowledged: whoever has the outcomes may end the pool, and so kill this process. What can't be
-    done in time is left to the threads in the background."""
-    if caretaker.on_duty:
-        until = time.monotonic() + PATIENCE
+    done in time is left to the threads in the background, as is all for a while after that."""
+    global _flush_at
+    now = time.monotonic()
+    if caretaker.on_duty and now >= _flush_at:
+        until = now + PATIENCE
         for producer in list(_producers):
             producer.flush(until)
         for one in list(caretaker.on_duty):
             one.flush(until)
+        if time.monotonic() >= until:
+            _flush_at = time.monotonic() + RESPITE
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -648,13 +649,10 @@ def test_a_dropped_queue_leaves_no_connection(kind: Any, url: str) -> None:
     eventually(lambda: not any(link.client_id for link in links))
 
 
-@pytest.mark.parametrize("made", [{"kind": mp.JoinableQueue}, {"kind": mp.Queue, "maxsize": 3}])
+@pytest.mark.parametrize("kind", [mp.JoinableQueue, partial(mp.Queue, 3)])
 @pytest.mark.usefixtures("uncollected")
-def test_dropped_handles_leave_their_connection_to_the_next_one(
-    made: dict[str, Any], url: str
-) -> None:
-    kind = made.pop("kind")
-    first = kind(**made, url=url)
+def test_dropped_handles_leave_their_connection_to_the_next_one(kind: Any, url: str) -> None:
+    first = kind(url=url)
     sessions = first._remote.core.sessions
     for number in range(10):
         pickle.loads(pickle.dumps(first)).put(number)
