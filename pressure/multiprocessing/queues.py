@@ -38,9 +38,10 @@ from pressure.multiprocessing.remote import Remote
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
-PATIENCE, RESPITE = 1.0, 5.0
-"""For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away; and
-for so long after that they don't."""
+PATIENCE = 1.0
+"""For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away."""
+RESPITE = 5.0
+"""For so long (seconds) after that they don't wait again."""
 
 T = TypeVar("T")
 

@@ -7,22 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from functools import partial
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import PressureQueue, RedisExecutor, flows, handle, keeper, producing, putting
-from pressure.executor import ledger, recall
-from pressure.multiprocessing import feeding, outgoing, producer, results, staff
+from pressure import keeper
 from pressure.multiprocessing.results import AsyncResult, IMapIterator
 from pressure.multiprocessing.staff import Staff, _working
-from tests.support.waiting import eventually
 
 PATIENCE = 20.0
 
@@ -307,145 +301,3 @@ def test_a_feeder_that_stands_still_does_not_hold_up_the_exit(url: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == "ending\n"
     assert "items are perhaps lost" in done.stderr
-
-
-class CtrlCAt:
-    """Raises `KeyboardInterrupt` in this thread at the n-th place in one module where Python may
-    run a signal's handler: on the way into a function, or after a call of one in C."""
-
-    def __init__(self, number: int, module: ModuleType) -> None:
-        self._left = number
-        self._file = module.__file__
-        self.struck = ""
-
-    def __enter__(self) -> CtrlCAt:
-        sys.setprofile(self._look)
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        sys.setprofile(None)
-
-    def _look(self, frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code.co_filename == self._file and event in ("call", "c_return"):
-            self._left -= 1
-            if not self._left:
-                sys.setprofile(None)
-                self.struck = f"{event} {frame.f_code.co_qualname} {frame.f_lineno} {argument}"
-                raise KeyboardInterrupt
-
-
-def use(q: PressureQueue[int], operation: str, items: Iterator[int], got: list[int]) -> None:
-    if operation == "get":
-        got.append(q.get(timeout=PATIENCE))
-    elif operation == "get ahead":
-        got.append(next(items))
-    elif operation == "lease":
-        with q.lease(timeout=PATIENCE) as number:
-            pass
-        got.append(number)
-    elif operation == "put":
-        q.put(-1)
-    else:
-        q.task_done()
-
-
-@pytest.mark.parametrize("operation", ["get", "get ahead", "lease", "put", "task_done"])
-def test_a_session_is_lost_nowhere(operation: str, url: str, queue_name: str) -> None:
-    """Wherever in the handle Ctrl-C comes: what a lost one holds would be seen by nobody, for as
-    long as the process lives."""
-    items = 200
-    q: PressureQueue[int] = PressureQueue(queue_name, url=url)
-    q.create()
-    q.put_many(range(items))
-    got: list[int] = []
-    for place in range(1, items):
-        # There is something to look after, too.
-        got.append(q.get(timeout=PATIENCE))
-        each = iter(q)
-        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, handle) as ctrl_c:
-            use(q, operation, each, got)
-        kept = q._handle
-
-        def all_are_there(kept: Any = kept) -> bool:
-            there = [*kept._consumers, *kept._others]
-            return not kept._borrowed and len(there) == len(q._core.sessions)
-
-        assert eventually(all_are_there, PATIENCE), ctrl_c.struck
-        if not ctrl_c.struck:
-            break
-    assert place > 5
-    assert not ctrl_c.struck, "there were more places than items"
-    assert eventually(lambda: not any(s.pending or s.stale for s in q._core.sessions), PATIENCE)
-    q.close()
-    rest = [number for number in q if number >= 0]
-    # What an interrupted get took, and did not return, is there; nothing else is. (A lease may have
-    # been acknowledged when it was interrupted.)
-    assert len({*got, *rest}) == len(got + rest)
-    assert operation == "lease" or len(got + rest) == items
-    q.delete()
-    q.disconnect()
-
-
-@pytest.mark.parametrize("bound", [0, 300])
-@pytest.mark.parametrize("module", [flows, putting, outgoing, producer, feeding])
-def test_what_a_loop_has_put_is_there_once(module: ModuleType, bound: int, url: str) -> None:
-    """Wherever in a put Ctrl-C comes: it sends what was put before, and hears what became of it."""
-    q: Any = mp.Queue(bound, url=url)
-    got: list[int] = []
-    number = -1
-    cut_short: set[int] = set()
-    for place in range(1, 2000):
-        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
-            for _ in range(20):
-                number += 1
-                q.put(number, timeout=PATIENCE)
-        if not ctrl_c.struck:
-            break
-        # Its own item may be there or not.
-        cut_short.add(number)
-        if place % 5 == 0:
-            # Until it is known what has become of the last send, it counts twice.
-            q._producer.settle()
-            got += [q.get(timeout=PATIENCE) for _ in range(q.qsize())]
-    q.put(-1, timeout=PATIENCE)
-    got += iter(partial(q.get, timeout=PATIENCE), -1)
-    assert not ctrl_c.struck, "there were more places"
-    assert len(got) == len({*got})
-    assert {*range(number + 1)} - {*got} <= cut_short
-    q.close()
-    q.join_thread()
-    q.delete()
-
-
-@pytest.mark.parametrize("module", [staff, results])
-def test_a_pool_ends_after_an_interrupted_imap(module: ModuleType) -> None:
-    pools = []
-    for place in range(1, 500):
-        pool = mp.Pool(1)
-        # What Python finalizes in the midst of it is another matter.
-        pools.append(pool)
-        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
-            assert list(pool.imap(abs, range(3))) == [0, 1, 2]
-        pool.close()
-        joining = threading.Thread(target=pool.join, daemon=True)
-        joining.start()
-        joining.join(PATIENCE)
-        assert not joining.is_alive(), ctrl_c.struck
-        if not ctrl_c.struck:
-            break
-    assert not ctrl_c.struck, "there were more places"
-
-
-@pytest.mark.parametrize("module", [ledger, recall, producing])
-def test_a_task_is_lost_nowhere(module: ModuleType) -> None:
-    """Wherever in its cancelling Ctrl-C comes: each future ends."""
-    with RedisExecutor(1) as executor:
-        futures: list[Future[Any]] = []
-        for place in range(1, 500):
-            futures += [executor.submit(time.sleep, 0.01) for _ in range(3)]
-            with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
-                futures[-1].cancel()
-            if not ctrl_c.struck:
-                break
-        assert not ctrl_c.struck, "there were more places"
-        assert not wait(futures, PATIENCE).not_done

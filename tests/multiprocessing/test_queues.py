@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,6 +91,13 @@ def test_a_module_that_neither_has() -> None:
 def test_our_modules_have_the_standard_ones_names() -> None:
     ours = importlib.import_module("pressure.multiprocessing.pool")
     assert ours.ApplyResult is ours.AsyncResult
+
+
+def test_a_thread_pool_makes_our_queues(url: str) -> None:
+    context: Any = mp.get_context()
+    with ThreadPoolExecutor(1) as pool:
+        for make in (mp.SimpleQueue, context.SimpleQueue):
+            assert type(pool.submit(make, url=url).result(PATIENCE)) is mp.SimpleQueue
 
 
 @pytest.mark.parametrize("kind", [mp.Queue, mp.JoinableQueue, mp.SimpleQueue])
