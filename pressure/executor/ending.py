@@ -10,7 +10,7 @@ from concurrent.futures import wait
 from typing import Any
 
 from pressure.channel import Channel
-from pressure.errors import PressureError
+from pressure.errors import PressureError, ServerRefusedError
 from pressure.executor.errors import TaskTerminatedError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.orders import Order, OrderKind, pack_order
@@ -130,6 +130,7 @@ class Ending:
             except PressureError as exc:
                 log.warning("task %s can't be ended for now: %s", task_id.hex(), exc)
                 with self._lock:
-                    if task_id in self._wanted:
+                    # What isn't permitted will not be later.
+                    if task_id in self._wanted and not isinstance(exc, ServerRefusedError):
                         self._due.append(task_id)
                 return

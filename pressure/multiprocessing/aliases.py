@@ -20,15 +20,22 @@ _OURS, _STANDARD = f"{__package__}.", "multiprocessing."
 
 
 class _Aliases(MetaPathFinder, Loader):
-    """A finder, and its own loader. It comes last, and so is asked only for what there is no file
-    of in this package."""
+    """A finder, and its own loader. One comes last, and so is asked only for what there is no file
+    of in this package. The other comes first, for modules `within` the standard library's packages,
+    where Python would find the files and load them once more."""
+
+    def __init__(self, *, within: bool) -> None:
+        self._within = within
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
         if not fullname.startswith(_OURS):
             return None
-        name = _STANDARD + fullname.removeprefix(_OURS)
+        rest = fullname.removeprefix(_OURS)
+        if ("." in rest) != self._within:
+            return None
+        name = _STANDARD + rest
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as exc:
@@ -48,4 +55,5 @@ class _Aliases(MetaPathFinder, Loader):
 
 def install_aliases() -> None:
     """From now on they can be imported."""
-    sys.meta_path.append(_Aliases())
+    sys.meta_path.insert(0, _Aliases(within=True))
+    sys.meta_path.append(_Aliases(within=False))

@@ -73,7 +73,17 @@ def test_the_module_has_all_that_multiprocessing_has() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["connection", "context", "dummy", "managers", "shared_memory", "synchronize", "util"]
+    "name",
+    [
+        "connection",
+        "context",
+        "dummy",
+        "dummy.connection",
+        "managers",
+        "shared_memory",
+        "synchronize",
+        "util",
+    ],
 )
 def test_the_standard_modules_have_our_name_as_well(name: str) -> None:
     standard = importlib.import_module(f"multiprocessing.{name}")
