@@ -72,8 +72,6 @@ class Program(Group):
             _say(exc)
             code = _code(exc)
         except BrokenPipeError:
-            # Python would complain when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = BROKEN_PIPE
         except (OSError, ValueError) as exc:
             _say(exc)
@@ -82,7 +80,17 @@ class Program(Group):
             code = INTERRUPTED
         except Terminated:
             code = TERMINATED
+        _flush_stdout()
         raise Exit(code)
+
+
+def _flush_stdout() -> None:
+    """Python does so at its end: what can't be written makes it complain, and choose another exit
+    code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_on_sigterm() -> None:
