@@ -521,7 +521,8 @@ def test_arguments_beside_a_large_state_are_not_taken_for_repeated(ex: RedisExec
         array = np.full(2 * MIB // 8, number, dtype=np.float64)
         assert ex.submit(state, array).result(PATIENCE) == (20_000, len(array))
         del array
-    assert len(shelf._entries) == kept
+    # What an earlier test shared may be collected meanwhile.
+    assert len(shelf._entries) <= kept
 
 
 def count_both(one: Any, other: Any) -> tuple[int, int]:
