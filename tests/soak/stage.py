@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -76,7 +77,7 @@ class Stage:
         self.hung: list[str] = []
         self.started: Counter[str] = Counter()
         self._gone: list[Player] = []
-        self._descriptors = len(os.listdir("/proc/self/fd"))
+        self._descriptors = _descriptors()
         self._threads = threading.active_count()
         self.server = ServerProcess(kind, appendonly=True)
         self.proxies = [FaultyProxy(self.server.url) for _ in range(2)]
@@ -247,12 +248,20 @@ class Stage:
 
     def _check_self(self) -> None:
         until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            descriptors = len(os.listdir("/proc/self/fd")) - self._descriptors
-            if descriptors <= 0:
-                return
+        while (left := self._left_open()) and time.monotonic() < until:
             time.sleep(0.1)
-        self.complaints.append(f"{descriptors} file descriptors left open here")
+        if left:
+            self.complaints.append(f"file descriptors left open here: {', '.join(left)}")
+
+    def _left_open(self) -> list[str]:
+        """What is open here that was not before. Connections to other servers are of tests that
+        ran earlier in this process, whose threads in the background make them anew."""
+        now = _descriptors()
+        if len(now) <= len(self._descriptors):
+            return []
+        ours = [self.server.url, *(proxy.url for proxy in self.proxies)]
+        new = [(what, _address(int(name))) for name, what in now - self._descriptors]
+        return [f"{what} {at}" for what, at in new if not at or any(at in url for url in ours)]
 
     def _await(self, role: str, order: int = 0) -> None:
         """Wait until the actors of a role have ended by themselves."""
@@ -307,3 +316,23 @@ class Stage:
 
 def books(stage: Stage) -> Path:
     return Path(stage.directory.name)
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    """The open file descriptors of this process, and what each is."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+    return found
+
+
+def _address(descriptor: int) -> str:
+    """The server's end of a connection; empty if it is none, or has no name."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as opened:
+            ends = opened.getpeername(), opened.getsockname()
+    except OSError:
+        return ""
+    named = [end if isinstance(end, str) else f"{end[0]}:{end[1]}" for end in ends if end]
+    return named[0] if named else ""
