@@ -197,17 +197,22 @@ def test_a_large_item_for_which_there_is_no_room(url: str, monkeypatch: pytest.M
 
 
 def test_a_handler_that_cancels_in_the_midst_of_a_cancel() -> None:
+    struck: list[str] = []
     with RedisExecutor(1) as executor:
-        futures = [executor.submit(time.sleep, 0.01) for _ in range(50)]
+        futures = [executor.submit(time.sleep, 0.5 if number == 0 else 0) for number in range(200)]
+        assert eventually(futures[0].running, PATIENCE)
+        assert eventually(lambda: executor._engine.dispatcher.ledger.idle, PATIENCE)
 
         def look(frame: FrameType, event: str, argument: object) -> None:
             if frame.f_code is producing.Withdrawer._settle.__code__ and event == "call":
                 sys.setprofile(None)
+                struck.append(event)
                 futures[-2].cancel()
 
         sys.setprofile(look)
         futures[-1].cancel()
         sys.setprofile(None)
+        assert struck
         assert not wait(futures, PATIENCE).not_done
 
 

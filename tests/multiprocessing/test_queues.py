@@ -104,10 +104,11 @@ def test_our_modules_have_the_standard_ones_names() -> None:
 
 
 def test_a_thread_pool_makes_our_queues(url: str) -> None:
-    context: Any = mp.get_context()
+    module: Any = mp
     with ThreadPoolExecutor(1) as pool:
-        for make in (mp.SimpleQueue, context.SimpleQueue):
-            assert type(pool.submit(make, url=url).result(PATIENCE)) is mp.SimpleQueue
+        for make in (module.SimpleQueue, module.get_context().SimpleQueue):
+            for options in ({"url": url}, {}):
+                assert type(pool.submit(make, **options).result(PATIENCE)) is mp.SimpleQueue
 
 
 @pytest.mark.parametrize("kind", [mp.Queue, mp.JoinableQueue, mp.SimpleQueue])
