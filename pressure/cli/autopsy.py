@@ -5,9 +5,9 @@ from __future__ import annotations
 import pickletools
 from typing import Any
 
+from pressure.channel.inventory import is_envelope
 from pressure.envelope import BLOB, SIGNED, Envelope
 from pressure.executor.records import STORED, unpack_task
-from pressure.inventory import is_envelope
 
 __all__ = ["dissected", "hexdump", "names_in"]
 

@@ -12,14 +12,14 @@ import click
 
 from pressure.address import Address
 from pressure.channel import Channel
+from pressure.channel.inventory import QueueName
+from pressure.channel.replies import Opaque
 from pressure.cli.tables import safe
 from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.errors import QueueDoesNotExistError, QueueError, ServerRefusedError
-from pressure.inventory import QueueName
 from pressure.keys import DEFAULT_PREFIX, validate_name
 from pressure.queue import PressureQueue
-from pressure.replies import Opaque
 
 __all__ = [
     "Server",

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from pressure.channel.inventory import Inventory, QueueName, age_of
 from pressure.cli.autopsy import dissected, hexdump
 from pressure.cli.connecting import Server, server_options
 from pressure.cli.program import EXIT_CODES, Group
 from pressure.cli.tables import duration, echo_json, safe, size, table
-from pressure.inventory import Inventory, QueueName, age_of
 from pressure.letters import DeadLetter
 
 __all__ = ["COMMANDS"]

@@ -14,6 +14,7 @@ import click
 from click.exceptions import Exit
 
 from pressure._version import __version__
+from pressure.channel.inventory import Inventory, is_envelope
 from pressure.checks import Finding, Severity, check_key, check_server
 from pressure.cli.connecting import Server, signing_server_options
 from pressure.cli.program import EXIT_CODES
@@ -29,8 +30,7 @@ from pressure.errors import (
     ServerRefusedError,
 )
 from pressure.executor.orders import OrderKind
-from pressure.inventory import Inventory, is_envelope
-from pressure.server_files import find_server
+from pressure.server.files import find_server
 
 __all__ = ["COMMANDS"]
 

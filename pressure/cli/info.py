@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
+from pressure.channel.inventory import Client, Inventory, Queue, QueueName
+from pressure.channel.registry import WorkerRecord
 from pressure.cli.connecting import Server, server_options
 from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import duration, echo_json, rate, safe, size, table
 from pressure.cli.workers import WORKER_HEADERS, worker_rows
 from pressure.errors import ServerUnavailableError
-from pressure.inventory import Client, Inventory, Queue, QueueName
-from pressure.registry import WorkerRecord
 from pressure.seconds import Seconds
 
 __all__ = ["COMMANDS", "QUEUE_HEADERS", "queue_json", "queue_row"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from pressure.channel.inventory import Inventory
 from pressure.cli.connecting import Server, server_options, signing_server_options
 from pressure.cli.info import QUEUE_HEADERS, queue_json, queue_row
 from pressure.cli.program import EXIT_CODES, Group
 from pressure.cli.tables import echo_json, safe, table
 from pressure.executor.purging import end_waiting_tasks
-from pressure.inventory import Inventory
 
 __all__ = ["COMMANDS"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
+from pressure.channel.inventory import Inventory
+from pressure.channel.registry import WorkerRecord
 from pressure.cli.connecting import Server, server_options, signing_server_options
 from pressure.cli.program import ERROR, EXIT_CODES, TIMED_OUT, Group
 from pressure.cli.tables import duration, echo_json, safe, size, table
 from pressure.errors import PressureError
 from pressure.executor.orders import OrderKind, give_orders
-from pressure.inventory import Inventory
-from pressure.registry import WorkerRecord
 from pressure.seconds import Seconds
 
 __all__ = ["COMMANDS", "SHOWN", "WORKER_HEADERS", "order_daemons", "roll", "worker_rows"]

@@ -3,7 +3,8 @@
 A worker of one queue has one consumer, each of whose claims also records what became of the last
 tasks. A worker of several queues has a consumer of each, and serves them in turn: it claims tasks
 of one queue at a time, for some milliseconds' work, then of the next that has any. So no queue
-waits for another to be empty. When all are, it waits at all of them at once (`pressure.racing`).
+waits for another to be empty. When all are, it waits at all of them at once
+(`pressure.channel.racing`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from pressure.channel import Channel, Consumer, Delivery, Verdict
+from pressure.channel.racing import Race
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
 from pressure.executor.context import before_outcomes
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.post import DEFAULT_BOUND
 from pressure.executor.records import join_answers
-from pressure.racing import Race
 
 __all__ = ["QUIET", "Claimant", "Claims", "OneQueue", "next_count", "settle"]
 

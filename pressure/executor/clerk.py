@@ -18,8 +18,8 @@ from functools import partial
 from queue import SimpleQueue
 
 from pressure.channel import Channel
+from pressure.channel.estate import conclude, remove_replies
 from pressure.errors import PressureError
-from pressure.estate import conclude, remove_replies
 from pressure.executor.member import signal_name
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.records import Kind, pack_answer

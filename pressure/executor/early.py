@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pressure.channel.producing import Producer
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
-from pressure.producing import Producer
 
 __all__ = ["EarlySender"]
 

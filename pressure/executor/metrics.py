@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pressure.address import Address
+from pressure.channel.inventory import Inventory, Queue, QueueName
 from pressure.errors import PressureError
 from pressure.executor.measures import BOUNDS, Books, Measured
 from pressure.executor.member import Member
 from pressure.executor.memory import rss
-from pressure.inventory import Inventory, Queue, QueueName
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

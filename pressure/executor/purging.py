@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pressure.backlog import Waiting, newest_waiting
 from pressure.channel import Channel
+from pressure.channel.backlog import Waiting, newest_waiting
 from pressure.codec import key_id_of
 from pressure.errors import PressureError
 from pressure.executor.errors import TaskLostError

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pressure.channel import Channel
+from pressure.channel.producing import Withdrawer
 from pressure.collecting import collecting
 from pressure.errors import PressureError
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.statistics import Tally
-from pressure.producing import Withdrawer
 
 __all__ = ["Recall"]
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pressure.channel import Channel
+from pressure.channel.producing import Producer
 from pressure.errors import PressureError
 from pressure.executor.answers import fresh, settle
 from pressure.executor.errors import NoWorkersError, TaskLostError
@@ -21,7 +22,6 @@ from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Ledger
 from pressure.executor.recall import Recall
 from pressure.executor.statistics import Tally
-from pressure.producing import Producer
 
 __all__ = ["PRUNED", "Recovery"]
 

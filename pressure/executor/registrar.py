@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from pressure._version import __version__
 from pressure.channel import Channel
+from pressure.channel.registry import Registry, RunningTask, WorkerRecord
 from pressure.errors import PressureError
 from pressure.executor.memory import rss
 from pressure.executor.notes import Snapshot
-from pressure.registry import Registry, RunningTask, WorkerRecord
 
 __all__ = ["Registrar"]
 

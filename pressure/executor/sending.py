@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pressure.channel import Channel
+from pressure.channel.producing import Forgotten, Producer, TailLost
 from pressure.errors import (
     NotReplicatedError,
     OperationUnblocked,
@@ -17,7 +18,6 @@ from pressure.executor.early import EarlySender
 from pressure.executor.futures import Needed, TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.recovery import PRUNED, Recovery
-from pressure.producing import Forgotten, Producer, TailLost
 
 __all__ = ["Sender"]
 

@@ -21,8 +21,8 @@ from functools import partial
 from typing import Any
 
 from pressure.channel import Channel, Delivery, Verdict
+from pressure.channel.estate import give_back
 from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
-from pressure.estate import give_back
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.orders import Order, OrderKind, pack_answer_to_order, read_order
 from pressure.executor.records import Kind, pack_answer

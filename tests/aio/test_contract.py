@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pressure.aio import PressureQueue
-from pressure.aio_errors import QueueShutDown
+from pressure.aio.errors import QueueShutDown
 from tests.aio.running import run
 
 Make = Callable[[int], Awaitable[Any]]

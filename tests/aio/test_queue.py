@@ -18,8 +18,8 @@ import redis.asyncio
 import pressure
 from pressure import Settings, aio
 from pressure.aio import PressureQueue
-from pressure.aio_link import AsyncLink
-from pressure.aio_pool import MOST
+from pressure.aio.link import AsyncLink
+from pressure.aio.pool import MOST
 from pressure.commands import Command
 from tests.aio.running import run, until
 

@@ -11,8 +11,8 @@ import redis
 from pressure import PressureQueue
 from pressure.address import Address
 from pressure.channel import Channel
+from pressure.channel.registry import Registry, WorkerRecord
 from pressure.core import Settings
-from pressure.registry import Registry, WorkerRecord
 from tests.cli.conftest import LIMIT, Run
 from tests.support.servers import ServerProcess
 

@@ -21,11 +21,11 @@ from pressure import (
     ServerUnavailableError,
     Settings,
 )
+from pressure.channel.inventory import Inventory
+from pressure.channel.registry import RunningTask, WorkerRecord
 from pressure.cli.info import _look
 from pressure.executor import TaskLostError
-from pressure.inventory import Inventory
 from pressure.keys import Keys
-from pressure.registry import RunningTask, WorkerRecord
 from tests.cli.conftest import LIMIT, Program, Run
 from tests.support import acl
 from tests.support.servers import ServerProcess

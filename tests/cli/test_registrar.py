@@ -11,10 +11,10 @@ import pytest
 
 from pressure.address import Address
 from pressure.channel import Channel
+from pressure.channel.registry import Registry, WorkerRecord
 from pressure.core import Settings
 from pressure.executor.notes import Snapshot
 from pressure.executor.registrar import SOON, Registrar
-from pressure.registry import Registry, WorkerRecord
 
 IDLE = Snapshot(
     ready=True,

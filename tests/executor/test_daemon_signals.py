@@ -19,9 +19,9 @@ import redis
 from pressure import Settings
 from pressure.address import Address
 from pressure.channel import Channel
+from pressure.channel.registry import Registry
 from pressure.executor import RedisExecutor
 from pressure.executor.orders import OrderKind, give_orders
-from pressure.registry import Registry
 from tests.contract import executing as do
 from tests.executor.crews import ROOT
 from tests.executor.programs import COMMAND, Program

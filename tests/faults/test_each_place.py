@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import PressureQueue, RedisExecutor, flows, handle, producing, putting
+from pressure import PressureQueue, RedisExecutor, flows, handle, putting
+from pressure.channel import producing
 from pressure.executor import ledger, recall
 from pressure.link import Link
 from pressure.multiprocessing import feeding, outgoing, producer, results, staff

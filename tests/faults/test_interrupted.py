@@ -18,11 +18,11 @@ import pressure.link
 import pressure.multiprocessing as mp
 from pressure import flows, recovering
 from pressure.address import Address
+from pressure.channel.producing import Producer
 from pressure.commands import Command
 from pressure.executor import RedisExecutor
 from pressure.executor.ledger import Ledger
 from pressure.link import Link
-from pressure.producing import Producer
 from pressure.wire import wired
 from tests.faults import executing, interrupted
 from tests.support.account import Account

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import address, aio_link, flows, link
+from pressure import address, flows, link
+from pressure.aio import link as aio_link
 from tests.faults.conftest import MakeTraffic
 from tests.faults.kit import network
 from tests.faults.kit.fault import Repeatedly

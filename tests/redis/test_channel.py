@@ -11,9 +11,9 @@ import pytest
 from pressure import blobs
 from pressure.address import Address
 from pressure.channel import Channel, Consumer, Delivery, Record
+from pressure.channel.producing import Producer
 from pressure.core import Settings
 from pressure.errors import ServerUnavailableError
-from pressure.producing import Producer
 
 LARGE = bytes(100_000)
 

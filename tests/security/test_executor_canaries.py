@@ -17,11 +17,11 @@ import redis
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, RedisExecutor, Settings
 from pressure.address import Address
+from pressure.channel.replies import Opaque
 from pressure.executor import ResultPayloadError, TaskPayloadError
 from pressure.executor.records import Kind, pack_answer, pack_task
 from pressure.executor.supervisor import Plan, Supervisor
 from pressure.keys import Keys
-from pressure.replies import Opaque
 from tests.faults import executing as do
 from tests.security.canary import KEY, OTHER_KEY, Cage, Forgery, Target, forgeries
 from tests.support.processes import Child, report

@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("scripts", ("scripts",)),
     ("protocol", ("commands", "protocol")),
-    ("server", ("server", "server_*")),
+    ("server", ("server", "server.*")),
     (
         "flows",
         (
@@ -91,21 +91,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "seconds",
         ),
     ),
-    ("queue", ("queue", "queue_*", "aio", "aio_*")),
-    (
-        "channel",
-        (
-            "backlog",
-            "channel",
-            "consuming",
-            "estate",
-            "inventory",
-            "producing",
-            "racing",
-            "registry",
-            "replies",
-        ),
-    ),
+    ("queue", ("queue", "queue_*", "aio", "aio.*")),
+    ("channel", ("channel", "channel.*")),
     ("executor", ("executor", "executor.*")),
     ("shims", ("multiprocessing", "multiprocessing.*", "joblib")),
     ("surface", ("cli", "cli.*", "__init__", "__main__")),
@@ -127,7 +114,7 @@ FORBIDDEN: tuple[tuple[str, str], ...] = (
 FUNCTION_IMPORTS: frozenset[tuple[str, str]] = frozenset(
     {
         # Only in a child that execs at once: the watcher itself stays small without it.
-        ("server_watcher", "ctypes"),
+        ("server.watcher", "ctypes"),
     }
 )
 

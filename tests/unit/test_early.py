@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pressure.channel import Channel
+from pressure.channel.producing import Producer
 from pressure.executor.early import EarlySender
 from pressure.executor.futures import TaskFuture
 from pressure.executor.ledger import Batch, Ledger
 from pressure.executor.recovery import PRUNED
 from pressure.executor.sending import Sender
 from pressure.parcels import Record
-from pressure.producing import Producer
 
 WAIT = 10.0
 BATCH = Batch([Record(b"id", b"body")], [], 0)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pressure import flows
-from pressure.channel import Channel
+from pressure.channel.channel import Channel
+from pressure.channel.replies import reply_core, reply_name
 from pressure.content import Content
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
 from pressure.protocol import Command, Outcome, Status
-from pressure.replies import reply_core, reply_name
 from pressure.requests import Flow
 from pressure.retry import Disconnected
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from pressure import upkeep
-from pressure.aio_handle import AsyncHandle
-from pressure.aio_link import AsyncLink
+from pressure.aio.handle import AsyncHandle
+from pressure.aio.link import AsyncLink
 from pressure.errors import LeaseLostError
 from pressure.session import Session
 

@@ -16,7 +16,15 @@ from typing import Any
 from pressure import flows, lifecycle, parcels
 from pressure.address import Address
 from pressure.blobs import INLINE_BYTES
-from pressure.consuming import Consumer, Sealed, Verdict
+from pressure.channel.consuming import Consumer, Sealed, Verdict
+from pressure.channel.replies import (
+    REPLY_TTL,
+    Opaque,
+    kept_core,
+    reply_core,
+    reply_keys,
+    reply_name,
+)
 from pressure.content import Buffer, Content
 from pressure.core import Core, Settings
 from pressure.envelope import HEADER_BYTES
@@ -32,14 +40,6 @@ from pressure.parcels import (
     quickly_packed,
 )
 from pressure.protocol import Command, Status
-from pressure.replies import (
-    REPLY_TTL,
-    Opaque,
-    kept_core,
-    reply_core,
-    reply_keys,
-    reply_name,
-)
 from pressure.requests import Flow
 from pressure.session import Session
 from pressure.stats import parse_stats

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pressure.address import Address
+from pressure.channel.registry import WorkerRecord, read_roll
+from pressure.channel.replies import Opaque
 from pressure.cluster import ClusterFinder
 from pressure.commands import Command, Status
 from pressure.core import Core, Settings
@@ -24,8 +26,6 @@ from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistEr
 from pressure.keys import Keys, bound_keys, name_of
 from pressure.letters import PAGE, DeadLetter, parse_letter
 from pressure.link import Link
-from pressure.registry import WorkerRecord, read_roll
-from pressure.replies import Opaque
 from pressure.retry import Broken
 from pressure.session import ID_BYTES
 from pressure.stats import QueueStats, parse_stats

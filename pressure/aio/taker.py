@@ -6,10 +6,10 @@ import asyncio
 from typing import Generic, TypeVar
 
 from pressure import items, upkeep
-from pressure.aio_errors import QueueClosedError, QueueEmptyError, for_asyncio
-from pressure.aio_handle import AsyncHandle
-from pressure.aio_lease import AsyncLease
-from pressure.aio_link import AsyncLink
+from pressure.aio.errors import QueueClosedError, QueueEmptyError, for_asyncio
+from pressure.aio.handle import AsyncHandle
+from pressure.aio.lease import AsyncLease
+from pressure.aio.link import AsyncLink
 from pressure.items import Fetched, Gathered
 from pressure.pace import Pace
 from pressure.requests import Flow

@@ -7,7 +7,7 @@ from typing import Any
 
 from pressure import flows, upkeep
 from pressure.address import Address
-from pressure.aio_link import AsyncLink
+from pressure.aio.link import AsyncLink
 from pressure.core import Core
 from pressure.driver import run
 from pressure.link import Link

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pressure.consuming import Consumer
+from pressure.channel.consuming import Consumer
 from pressure.errors import PressureError
 from pressure.handle import Handle
 from pressure.link import BLOCK_MARGIN, OOM_POLL

@@ -8,9 +8,9 @@ import sys
 import time
 from contextlib import suppress
 
-from pressure import server_watcher
 from pressure.errors import ServerStartError
-from pressure.server_endpoint import Endpoint
+from pressure.server import watcher
+from pressure.server.endpoint import Endpoint
 
 START_TIMEOUT = 30.0
 POLL_INTERVAL = 0.002
@@ -33,7 +33,7 @@ class Watcher(subprocess.Popen[bytes]):
         self.heard = b""
         try:
             super().__init__(
-                [sys.executable, "-I", "-S", server_watcher.__file__, directory, *command],
+                [sys.executable, "-I", "-S", watcher.__file__, directory, *command],
                 stdin=lifeline,
                 stdout=report,
                 stderr=report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Generic, TypeVar
 
-from pressure.aio_link import AsyncExecutor, AsyncLink
+from pressure.aio.link import AsyncExecutor, AsyncLink
 from pressure.driver import Attempts
 from pressure.errors import OperationUnblocked
 from pressure.protocol import Command

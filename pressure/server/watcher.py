@@ -1,6 +1,6 @@
 """The watcher: the process that stands between an embedded server and those who use it.
 
-``pressure.server`` runs this file as a script, ``python -I -S server_watcher.py DIRECTORY BINARY
+``pressure.server`` runs this file as a script, ``python -I -S watcher.py DIRECTORY BINARY
 ARGUMENT...``, with the reading end of the lifeline as standard input and a pipe to the starter as
 standard output::
 

@@ -9,10 +9,10 @@ import warnings
 from typing import Any, TypeVar
 
 from pressure import errors, flows, lifecycle
-from pressure.aio_errors import for_asyncio
-from pressure.aio_handle import AsyncHandle
-from pressure.aio_letters import AsyncDeadLetters
-from pressure.aio_link import AsyncLink
+from pressure.aio.errors import for_asyncio
+from pressure.aio.handle import AsyncHandle
+from pressure.aio.letters import AsyncDeadLetters
+from pressure.aio.link import AsyncLink
 from pressure.arguments import checked_bound
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class AsyncQueueControl:
-    """The part of `pressure.aio.PressureQueue` that handles no items."""
+    """The part of `pressure.aio.queue.PressureQueue` that handles no items."""
 
     def __init__(self, core: Core[AsyncLink], handle: AsyncHandle) -> None:
         self._core = core

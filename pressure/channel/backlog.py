@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pressure.channel import Channel
+from pressure.channel.channel import Channel
 from pressure.envelope import SIGNED, Envelope
 from pressure.protocol import Command
 from pressure.requests import Flow

@@ -6,7 +6,7 @@ It is private to the user, stores nothing on disk, and is gone with its data whe
         queue = pressure.PressureQueue("jobs", url=url)
 
 How long it lives is decided by its *lifeline*, a named pipe in the server's directory, whose
-reading end only the watcher (``server_watcher.py``) holds. A process holds the lifeline
+reading end only the watcher (``watcher.py``) holds. A process holds the lifeline
 
 - if it started the server,
 - if it was forked from a holder: it inherits the descriptor,
@@ -35,11 +35,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from pressure import server_files, server_lifeline, server_watcher
-from pressure.server_endpoint import Endpoint
-from pressure.server_files import signing_key_for
-from pressure.server_lifeline import hold_lifeline, lifeline_fds
-from pressure.server_process import Watcher, await_answer
+from pressure.server import files, lifeline, watcher
+from pressure.server.endpoint import Endpoint
+from pressure.server.files import signing_key_for
+from pressure.server.lifeline import hold_lifeline, lifeline_fds
+from pressure.server.process import Watcher, await_answer
 
 __all__ = [
     "LocalServer",
@@ -77,7 +77,7 @@ class LocalServer:
     port of 127.0.0.1 (0: a free one). A `password` of None means a random one on TCP and none on
     the socket; "" means none. `extra_args` are further arguments for the server, as in
     ``("--maxmemory", "1gb")``, and win over what is set here. `binary` is the program to run
-    instead of the one that `server_files.find_server` finds.
+    instead of the one that `files.find_server` finds.
 
     If this process dies without `stop`, the server lives on until the last holder of its lifeline
     is gone. If the watcher is killed, Linux kills the server too; elsewhere only `stop` ends it.
@@ -129,11 +129,11 @@ class LocalServer:
     @property
     def lifeline(self) -> int:
         """This process's writing end of the lifeline, to be passed on with `pass_fds`."""
-        return _started(server_lifeline.held(self.directory / server_files.LIFELINE))
+        return _started(lifeline.held(self.directory / files.LIFELINE))
 
     def is_running(self) -> bool:
         """Whether it was started, and has neither been stopped nor died by itself."""
-        return bool(self._pid) and server_lifeline.take(self.directory / server_files.LIFELINE)
+        return bool(self._pid) and lifeline.take(self.directory / files.LIFELINE)
 
     def start(self) -> LocalServer:
         """Start the server, wait until it answers, and return this object.
@@ -143,13 +143,13 @@ class LocalServer:
         """
         if self._owner:
             raise RuntimeError("the server was started already")
-        binary = os.path.abspath(self._binary or server_files.find_server())
-        self._directory, fits_socket = server_files.make_private_directory()
+        binary = os.path.abspath(self._binary or files.find_server())
+        self._directory, fits_socket = files.make_private_directory()
         self._owner = os.getpid()
         try:
-            self._key = server_files.write_key(self._directory)
+            self._key = files.write_key(self._directory)
             if self._port is None and fits_socket:
-                path = self._directory / server_files.SOCKET
+                path = self._directory / files.SOCKET
                 self._endpoint = Endpoint.on_socket(path, self._password or "")
             else:
                 self._endpoint = Endpoint.on_port(self._port or 0, self._password)
@@ -168,11 +168,11 @@ class LocalServer:
         """
         ours = self._owner == os.getpid()
         if self._directory:
-            server_lifeline.release(self._directory / server_files.LIFELINE, stop=ours)
+            lifeline.release(self._directory / files.LIFELINE, stop=ours)
         if ours and self._watcher and self._endpoint and not self._watcher.end(STOP_TIMEOUT):
             self._endpoint.shut_down(self._pid)
         if ours and self._directory:
-            server_watcher.remove(self._directory)
+            watcher.remove(self._directory)
         self._owner = self._pid = 0
         self._key = b""
         self._directory = self._endpoint = self._watcher = None
@@ -192,15 +192,15 @@ class LocalServer:
         """Start the watcher, which starts the server, and take hold of the lifeline."""
         command = [binary]
         if endpoint.password:
-            command.append(str(server_files.write_password(directory, endpoint.password)))
+            command.append(str(files.write_password(directory, endpoint.password)))
         command += [*endpoint.arguments, *SETTINGS, "--dir", str(directory), *self._extra_args]
-        lifeline = directory / server_files.LIFELINE
-        os.mkfifo(lifeline, 0o600)
-        os.chmod(lifeline, 0o600)
+        pipe = directory / files.LIFELINE
+        os.mkfifo(pipe, 0o600)
+        os.chmod(pipe, 0o600)
         # Without O_NONBLOCK, opening one end would wait for the other.
-        reader = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            server_lifeline.take(lifeline)
+            lifeline.take(pipe)
             return Watcher(reader, str(directory), command)
         finally:
             os.close(reader)
@@ -237,7 +237,7 @@ def shared_local_server() -> str:
         _shared_server = LocalServer()
         _shared_server.start()
         url = _shared_server.url
-        if server_files.directory_of(url):  # not on TCP: the environment is no place for passwords
+        if files.directory_of(url):  # not on TCP: the environment is no place for passwords
             os.environ[SHARED_VARIABLE] = url
         return url
 

@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-from pressure import server_files
+from pressure.server import files
 
 _lock = threading.Lock()
 _held: dict[Path, int] = {}  # path -> writing end
@@ -77,8 +77,8 @@ def hold_lifeline(url: str) -> bool:
     For processes that were neither forked by a holder nor given its descriptors. Returns False if
     `url` is not that of a running embedded server of this user on a unix socket.
     """
-    directory = server_files.directory_of(url)
-    return directory is not None and take(directory / server_files.LIFELINE)
+    directory = files.directory_of(url)
+    return directory is not None and take(directory / files.LIFELINE)
 
 
 def _renew_lock_in_child() -> None:

@@ -19,8 +19,8 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from pressure.address import Address
-from pressure.aio_link import AsyncLink
-from pressure.aio_pool import Pool, Work
+from pressure.aio.link import AsyncLink
+from pressure.aio.pool import Pool, Work
 from pressure.core import Core
 from pressure.protocol import Command
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
-from pressure.aio_handle import AsyncHandle
+from pressure.aio.handle import AsyncHandle
 from pressure.letters import PAGE, DeadLetter, change_letters, parse_letter
 from pressure.protocol import Command
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pressure import flows
 from pressure.blobs import INLINE_BYTES
+from pressure.channel.replies import reply_core
 from pressure.codec import Codec
 from pressure.content import Content
 from pressure.core import Core
@@ -30,7 +31,6 @@ from pressure.parcels import (
     quickly_opened_all,
 )
 from pressure.protocol import Command, Outcome
-from pressure.replies import reply_core
 from pressure.requests import Flow
 
 __all__ = ["Consumer", "Sealed", "Verdict"]
@@ -114,7 +114,7 @@ class Consumer:
     ) -> list[Delivery]:
         """Record verdicts and claim up to `count` deliveries, waiting for the first until `until`.
         `done` are the ids of deliveries that are to be acknowledged, and no more. Without `wait` it
-        only registers as one who waits (`pressure.racing`).
+        only registers as one who waits (`pressure.channel.racing`).
 
         A verdict on a lost lease is dropped. Returns an empty list at `until`, or after `unblock`.
         """

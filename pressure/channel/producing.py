@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pressure import flows
-from pressure.channel import Channel, Record, pack
+from pressure.channel.channel import Channel, Record, pack
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.flows import TailLost

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 from pressure import keeper, upkeep
 from pressure.address import Address
-from pressure.aio_link import AsyncLink, Control
-from pressure.aio_operation import Operation
-from pressure.aio_renewer import FAREWELL, Renewer
+from pressure.aio.link import AsyncLink, Control
+from pressure.aio.operation import Operation
+from pressure.aio.renewer import FAREWELL, Renewer
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.flows import RECHECK_LIMIT

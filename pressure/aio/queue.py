@@ -17,15 +17,15 @@ from typing import Any, Generic, TypeVar
 
 from pressure import errors, items, lifecycle, putting
 from pressure.address import Address, Client
-from pressure.aio_batches import batches
-from pressure.aio_control import AsyncQueueControl
-from pressure.aio_errors import QueueClosedError, QueueEmptyError, QueueFullError, for_asyncio
-from pressure.aio_handle import AsyncHandle
-from pressure.aio_lease import AsyncLease, Leasing
-from pressure.aio_letters import AsyncDeadLetters
-from pressure.aio_link import AsyncLink
-from pressure.aio_pool import FAREWELL
-from pressure.aio_taker import AsyncTaker, QueueIterator
+from pressure.aio.batches import batches
+from pressure.aio.control import AsyncQueueControl
+from pressure.aio.errors import QueueClosedError, QueueEmptyError, QueueFullError, for_asyncio
+from pressure.aio.handle import AsyncHandle
+from pressure.aio.lease import AsyncLease, Leasing
+from pressure.aio.letters import AsyncDeadLetters
+from pressure.aio.link import AsyncLink
+from pressure.aio.pool import FAREWELL
+from pressure.aio.taker import AsyncTaker, QueueIterator
 from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
