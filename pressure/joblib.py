@@ -31,9 +31,9 @@ try:
 except ImportError as exc:
     raise ImportError("pressure.joblib needs joblib: pip install 'joblib>=1.5'") from exc
 
-from pressure.executor.base import TaskExecutor
-from pressure.executor.client import RedisExecutor
-from pressure.executor.futures import TaskFuture
+from pressure.executor.client.base import TaskExecutor
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.redis_executor import RedisExecutor
 
 __all__ = ["PressureBackend", "register"]
 

@@ -1,8 +1,12 @@
 """Futures that run on workers anywhere."""
 
-from pressure.executor.base import OptionsView
 from pressure.executor.by_value import register_by_value
-from pressure.executor.client import RedisExecutor
+from pressure.executor.client.base import OptionsView
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.nested import current_executor
+from pressure.executor.client.options import Options
+from pressure.executor.client.redis_executor import RedisExecutor
+from pressure.executor.client.statistics import ExecutorStats
 from pressure.executor.errors import (
     InitializerError,
     NestingError,
@@ -15,11 +19,7 @@ from pressure.executor.errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from pressure.executor.futures import TaskFuture
-from pressure.executor.nested import current_executor
-from pressure.executor.options import Options
 from pressure.executor.sharing import Shared
-from pressure.executor.statistics import ExecutorStats
 
 __all__ = [
     "ExecutorStats",

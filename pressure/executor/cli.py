@@ -18,13 +18,18 @@ from pressure.checks import Severity, check_key, check_server
 from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.errors import PressureError
-from pressure.executor.first_process import leave_to_child
-from pressure.executor.health import check_health
-from pressure.executor.logs import FORMATS, configure_logging
-from pressure.executor.memory import parse_size
 from pressure.executor.notes import MOST_QUEUES
-from pressure.executor.preload import PreloadError, preload
-from pressure.executor.supervisor import RECONNECT_TIMEOUT, Plan, Supervisor, default_processes
+from pressure.executor.supervision.first_process import leave_to_child
+from pressure.executor.supervision.health import check_health
+from pressure.executor.supervision.logs import FORMATS, configure_logging
+from pressure.executor.supervision.memory import parse_size
+from pressure.executor.supervision.preload import PreloadError, preload
+from pressure.executor.supervision.supervisor import (
+    RECONNECT_TIMEOUT,
+    Plan,
+    Supervisor,
+    default_processes,
+)
 from pressure.keys import DEFAULT_PREFIX, validate_name
 from pressure.seconds import Seconds
 

@@ -5,8 +5,8 @@ The watchdog decides, and asks the main thread by a signal, which ends a blockin
 only while that thread is inside the task in question: never in the worker's own code, nor in the
 next task.
 
-A task that waits for a child may run that in its own thread (`pressure.executor.nested`), so the
-main thread may be inside several tasks at once; the stack has them all, the innermost last.
+A task that waits for a child may run that in its own thread (`pressure.executor.client.nested`), so
+the main thread may be inside several tasks at once; the stack has them all, the innermost last.
 """
 
 from __future__ import annotations

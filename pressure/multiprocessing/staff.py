@@ -12,8 +12,8 @@ from concurrent.futures import CancelledError, Future
 from multiprocessing import util
 from typing import Any
 
-from pressure.executor.client import RedisExecutor
-from pressure.executor.futures import TaskFuture
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.redis_executor import RedisExecutor
 from pressure.multiprocessing.calls import (
     Function,
     Outcome,

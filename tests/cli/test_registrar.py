@@ -14,7 +14,7 @@ from pressure.channel import Channel
 from pressure.channel.registry import Registry, WorkerRecord
 from pressure.core import Settings
 from pressure.executor.notes import Snapshot
-from pressure.executor.registrar import SOON, Registrar
+from pressure.executor.supervision.registrar import SOON, Registrar
 
 IDLE = Snapshot(
     ready=True,
@@ -43,7 +43,7 @@ def channel(url: str, namespace: str, queue_name: str) -> Iterator[Channel]:
 
 
 def test_changes_are_told_early(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pressure.executor.registrar.EARLY", 60.0)
+    monkeypatch.setattr("pressure.executor.supervision.registrar.EARLY", 60.0)
     registrar = Registrar([channel], daemon=b"d" * 16)
 
     def told(snapshot: Snapshot) -> WorkerRecord:
@@ -55,7 +55,7 @@ def test_changes_are_told_early(channel: Channel, monkeypatch: pytest.MonkeyPatc
     assert told(IDLE).state == "idle"
     busy = replace(IDLE, task=b"t" * 16, started=time.monotonic(), done=1)
     assert told(busy).state == "idle", "it was told something a moment ago"
-    monkeypatch.setattr("pressure.executor.registrar.EARLY", 0.0)
+    monkeypatch.setattr("pressure.executor.supervision.registrar.EARLY", 0.0)
     registrar._early = 0.0
     record = told(busy)
     assert (record.state, record.done) == ("busy", 1)

@@ -12,7 +12,7 @@ import pytest
 
 from pressure.errors import ServerUnavailableError
 from pressure.executor import RedisExecutor
-from pressure.executor.futures import cancel_many
+from pressure.executor.client.futures import cancel_many
 from tests.executor.crews import MODES, PATIENCE, executor
 
 

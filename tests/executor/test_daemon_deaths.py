@@ -97,7 +97,8 @@ def test_a_supervisor_killed_as_it_starts_leaves_nobody(
 
 def test_a_supervisor_that_fails_takes_its_workers_along(url: str, queue_name: str) -> None:
     script = (
-        "from pressure.executor import cli, crew; crew.Crew.step = lambda *_: 1 / 0; cli.main()"
+        "from pressure.executor import cli; from pressure.executor.supervision import crew; "
+        "crew.Crew.step = lambda *_: 1 / 0; cli.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, url, "--queue", queue_name, "--processes", "2"],

@@ -23,7 +23,7 @@ from pressure import Settings
 from pressure.address import Address
 from pressure.checks import Severity, check_server
 from pressure.executor import RedisExecutor, WorkerLostError
-from pressure.executor.health import check_health
+from pressure.executor.supervision.health import check_health
 from pressure.multiprocessing import Queue
 from pressure.queue import PressureQueue
 from tests.contract import executing as do

@@ -104,7 +104,8 @@ def test_who_ends_before_it_is_ready_is_signed_off(
 ) -> None:
     told = tmp_path / "told"
     script = (
-        "import os, signal; from pathlib import Path; from pressure.executor import cli, watchdog\n"
+        "import os, signal; from pathlib import Path; from pressure.executor import cli\n"
+        "from pressure.executor.worker import watchdog\n"
         "def stop(self):\n"
         f"    Path({str(told)!r}).touch()\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -17,8 +17,8 @@ import pytest
 from pressure import PressureQueue, ServerUnavailableError, Settings
 from pressure.channel import Channel
 from pressure.executor import RedisExecutor, TaskTerminatedError
-from pressure.executor.claims import OneQueue
 from pressure.executor.notes import MOST_CLAIMED
+from pressure.executor.worker.claims import OneQueue
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
 from tests.support.waiting import eventually
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pressure.executor import RedisExecutor
-from pressure.executor.futures import TaskFuture, cancel_many
+from pressure.executor.client.futures import TaskFuture, cancel_many
 from tests.contract import executing as do
 from tests.support.waiting import eventually
 

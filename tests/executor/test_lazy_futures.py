@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pressure.executor.answers import settle
-from pressure.executor.futures import TaskFuture
-from pressure.executor.mapping import results
-from pressure.executor.options import Options
+from pressure.executor.client.answers import settle
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.mapping import results
+from pressure.executor.client.options import Options
 
 PATIENCE = 30.0
 ID = b"i" * 16

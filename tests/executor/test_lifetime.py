@@ -162,7 +162,7 @@ def test_who_is_blamed_for_a_broken_worker(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise ZeroDivisionError("in the worker's own code")
 
-    monkeypatch.setattr("pressure.executor.worker.pack_exception", fail)
+    monkeypatch.setattr("pressure.executor.worker.worker.pack_exception", fail)
     with RedisExecutor(1) as executor:
         assert executor.submit(do.square, 2).result(WAIT) == 4
         with pytest.raises(WorkerLostError, match="exit code 1"):

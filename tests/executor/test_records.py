@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pressure.channel import Delivery
-from pressure.executor.answers import OTHER_KEY, read
+from pressure.executor.client.answers import OTHER_KEY, read
 from pressure.executor.records import (
     CAPTURE,
     LIMITED,

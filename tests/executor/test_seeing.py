@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pressure.executor import ExecutorStats, RedisExecutor
-from pressure.executor.capture import MOST_OUTPUT, Captured
+from pressure.executor.worker.capture import MOST_OUTPUT, Captured
 from tests.executor.crews import MODES, PATIENCE, executor
 from tests.support.servers import ServerProcess
 

@@ -13,7 +13,7 @@ from typing import Any
 from pressure.address import Address
 from pressure.core import Settings
 from pressure.executor import RedisExecutor
-from pressure.executor.supervisor import Plan, Supervisor
+from pressure.executor.supervision.supervisor import Plan, Supervisor
 from tests.support.child import report
 
 WAIT = 20.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pressure.channel import Consumer
-from pressure.executor import worker
+from pressure.executor.worker import worker
 from tests.faults.executing import note
 
 STEPS = ("claimed", "to be unpickled", "begun", "ended", "to be recorded", "recorded")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pressure.executor import RedisExecutor, WorkerLostError, worker
+from pressure.executor import RedisExecutor, WorkerLostError
+from pressure.executor.worker import worker
 
 WAIT = 30.0
 

@@ -14,7 +14,7 @@ import pytest
 
 from pressure import PressureQueue
 from pressure.executor import RedisExecutor, TaskFuture
-from pressure.executor.answers import start
+from pressure.executor.client.answers import start
 from tests.contract import executing as do
 from tests.support.waiting import eventually
 
@@ -89,7 +89,7 @@ def test_the_ledger_s_lock_is_not_held_while_a_future_s_is_taken(
         held.append(ledger.lock._is_owned())  # type: ignore[attr-defined]
         start(future)
 
-    monkeypatch.setattr("pressure.executor.dispatcher.start", look)
+    monkeypatch.setattr("pressure.executor.client.dispatcher.start", look)
     with RedisExecutor(1) as executor:
         ledger = executor._engine.dispatcher.ledger
         executor.submit(time.sleep, 0.3).result(WAIT)

@@ -15,13 +15,8 @@ import pressure
 import pressure.aio
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, Settings
-from pressure.executor import (
-    RedisExecutor,
-    ResultPayloadError,
-    TaskPayloadError,
-    WorkerLostError,
-    crew,
-)
+from pressure.executor import RedisExecutor, ResultPayloadError, TaskPayloadError, WorkerLostError
+from pressure.executor.supervision import crew
 from tests.faults.kit import crashing
 from tests.faults.kit.crashing import EXIT_CODE, WAYS, Crash, CrashError, How
 from tests.support.processes import Child, report

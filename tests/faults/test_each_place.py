@@ -17,7 +17,7 @@ import pytest
 import pressure.multiprocessing as mp
 from pressure import PressureQueue, RedisExecutor, flows, handle, putting
 from pressure.channel import producing
-from pressure.executor import ledger, recall
+from pressure.executor.client import ledger, recall
 from pressure.link import Link
 from pressure.multiprocessing import feeding, outgoing, producer, results, staff
 from pressure.protocol import Command

@@ -21,7 +21,7 @@ from pressure.address import Address
 from pressure.channel.producing import Producer
 from pressure.commands import Command
 from pressure.executor import RedisExecutor
-from pressure.executor.ledger import Ledger
+from pressure.executor.client.ledger import Ledger
 from pressure.link import Link
 from pressure.wire import wired
 from tests.faults import executing, interrupted

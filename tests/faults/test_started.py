@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import pressure
-from pressure.executor.dispatcher import Dispatcher
+from pressure.executor.client.dispatcher import Dispatcher
 
 PATIENCE = 60.0
 

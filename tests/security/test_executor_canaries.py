@@ -20,7 +20,7 @@ from pressure.address import Address
 from pressure.channel.replies import Opaque
 from pressure.executor import ResultPayloadError, TaskPayloadError
 from pressure.executor.records import Kind, pack_answer, pack_task
-from pressure.executor.supervisor import Plan, Supervisor
+from pressure.executor.supervision.supervisor import Plan, Supervisor
 from pressure.keys import Keys
 from tests.faults import executing as do
 from tests.security.canary import KEY, OTHER_KEY, Cage, Forgery, Target, forgeries

@@ -15,7 +15,7 @@ from pressure import PressureQueue, RedisExecutor, Settings
 from pressure.address import Address
 from pressure.executor import ResultPayloadError, TaskPayloadError
 from pressure.executor.cli import main as worker_main
-from pressure.executor.supervisor import Plan, Supervisor
+from pressure.executor.supervision.supervisor import Plan, Supervisor
 from pressure.keys import validate_name
 from tests.faults import executing as do
 from tests.security.canary import KEY, Cage

@@ -100,8 +100,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 # Arrows that the layers would allow and that are wrong all the same: (importer, imported).
 FORBIDDEN: tuple[tuple[str, str], ...] = (
-    ("executor.client*", "executor.worker*"),
-    ("executor.worker*", "executor.client*"),
+    ("executor.client.*", "executor.worker.*"),
+    ("executor.worker.*", "executor.client.*"),
+    ("executor.worker.*", "executor.supervision.*"),
+    ("executor.supervision.*", "executor.client.*"),
     # The executor uses the queue's public operations and adds no second transport.
     ("executor.*", "protocol"),
     ("executor.*", "scripts"),
@@ -190,7 +192,7 @@ class Import(NamedTuple):
 
 
 def module_name(path: Path) -> str:
-    """`pressure/executor/client.py` is "executor.client", a package's `__init__` the package."""
+    """`aio/queue.py` is "aio.queue", and a package's `__init__` the package."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from pressure.executor.claims import BATCH_SECONDS, next_count
 from pressure.executor.notes import MOST_CLAIMED, Notes
+from pressure.executor.worker.claims import BATCH_SECONDS, next_count
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.49, 0.5, 0.6, 0.99, 1.0, 1.5, 40.0])

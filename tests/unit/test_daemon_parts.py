@@ -21,15 +21,15 @@ from pressure import checks
 from pressure.address import Address
 from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
-from pressure.executor import health
 from pressure.executor.cli import main
-from pressure.executor.health import HealthFile, check_health, judge
-from pressure.executor.logs import JsonFormatter
-from pressure.executor.member import Member
-from pressure.executor.memory import parse_size, rss, shown_size
 from pressure.executor.notes import Notes
 from pressure.executor.orders import Order, OrderKind, pack_order, read_order
-from pressure.executor.preload import PreloadError, preload
+from pressure.executor.supervision import health
+from pressure.executor.supervision.health import HealthFile, check_health, judge
+from pressure.executor.supervision.logs import JsonFormatter
+from pressure.executor.supervision.member import Member
+from pressure.executor.supervision.memory import parse_size, rss, shown_size
+from pressure.executor.supervision.preload import PreloadError, preload
 from pressure.keys import DEFAULT_PREFIX, resolve_prefix
 from pressure.seconds import Seconds
 

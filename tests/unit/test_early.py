@@ -9,11 +9,11 @@ from typing import Any, cast
 
 from pressure.channel import Channel
 from pressure.channel.producing import Producer
-from pressure.executor.early import EarlySender
-from pressure.executor.futures import TaskFuture
-from pressure.executor.ledger import Batch, Ledger
-from pressure.executor.recovery import PRUNED
-from pressure.executor.sending import Sender
+from pressure.executor.client.early import EarlySender
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.ledger import Batch, Ledger
+from pressure.executor.client.recovery import PRUNED
+from pressure.executor.client.sending import Sender
 from pressure.parcels import Record
 
 WAIT = 10.0

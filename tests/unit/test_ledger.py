@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pressure.executor.futures import TaskFuture
-from pressure.executor.ledger import Batch, Ledger
-from pressure.executor.options import Options
+from pressure.executor.client.futures import TaskFuture
+from pressure.executor.client.ledger import Batch, Ledger
+from pressure.executor.client.options import Options
 
 WAIT = 10.0
 

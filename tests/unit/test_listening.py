@@ -9,7 +9,7 @@ from pressure.address import Address
 from pressure.channel import Channel, Consumer
 from pressure.core import Settings
 from pressure.errors import ServerUnavailableError
-from pressure.executor.dispatcher import Dispatcher
+from pressure.executor.client.dispatcher import Dispatcher
 
 
 class ShakyConsumer:

@@ -1,0 +1,1 @@
+"""Those who start worker processes and watch over them; `crew` says how."""

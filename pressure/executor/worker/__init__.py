@@ -1,0 +1,1 @@
+"""A worker process: what it claims, runs and answers; see `worker`."""
