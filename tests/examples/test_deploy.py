@@ -134,7 +134,7 @@ def test_the_document_names_what_there_is() -> None:
     known = options(worker).union(*map(options, _commands()))
     wanted = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", OPERATIONS))
     assert wanted - known <= {"--help", "--now"}
-    source = (ROOT / "pressure" / "executor" / "metrics.py").read_text("utf-8")
+    source = (ROOT / "pressure" / "executor" / "supervision" / "metrics.py").read_text("utf-8")
     for metric in re.findall(r"`(pressure_[a-z_]+)`", OPERATIONS):
         stem = re.sub(r"^pressure_(queue_)?|_total$", "", metric)
         assert f'"{stem}"' in source or f"pressure_{stem}" in source or f"_{stem}" in source, metric
