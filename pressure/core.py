@@ -290,6 +290,11 @@ class Core(Generic[L]):
             raise
         session, life = first.session, first.life
         with self._moving:
+            if len(self.buffer) < most and all(
+                [one.session is session and one.life == life for one in self.buffer]
+            ):
+                popped.extend(self.buffer)
+                self.buffer.clear()
             while self.buffer and len(popped) - before < most:
                 ahead = self.buffer[0]
                 if ahead.session is not session or ahead.life != life:

@@ -7,6 +7,7 @@ what may be repeated. What may not is left to the flow, by throwing `Disconnecte
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TypeVar
 
 from pressure.address import Address
@@ -108,8 +109,13 @@ def run(
     *,
     reconnect_timeout: float,
     deadline: float | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> T:
-    """Run a flow to its end; `Attempts` says what happens when the connection breaks."""
+    """Run a flow to its end; `Attempts` says what happens when the connection breaks.
+
+    `meanwhile` is called each time that a plain command is sent, before its reply is waited for. It
+    must not raise.
+    """
     result: T
     # Made when the first attempt fails: most calls are one request, and that succeeds.
     attempts: Attempts | None = None
@@ -119,7 +125,7 @@ def run(
             try:
                 try:
                     if type(request) is Command:
-                        reply = link.execute(request)
+                        reply = link.execute(request, meanwhile)
                     else:
                         reply = _other(request, link, control)
                     if attempts is not None:

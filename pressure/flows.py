@@ -234,9 +234,7 @@ def take(
             if items:
                 return Taken(items, session.adopted_ahead, waited)
         last_try = expired(until)
-        acks = session.collect()
-        # Raw items may be alike: that their acknowledgement was carried out shows in no list.
-        number = session.next_number() if acks.tags and core.raw else 0
+        acks, number = session.collect_for_take(raw=core.raw)
         waiter = _waiter(session, blocking=not last_try)
         try:
             reply = yield core.protocol.take(
@@ -252,6 +250,7 @@ def take(
                 waiter=waiter,
                 number=number,
                 acks=acks,
+                in_a_row=session.is_row(acks),
             )
         except BaseException as exc:
             session.doubt(number, acks)
@@ -259,6 +258,9 @@ def take(
                 continue
             raise
         status, session.acknowledging = reply[0], None
+        if status == Status.EMPTY and len(reply) == 1:
+            session.scattered(acks)
+            continue
         if status in (Status.OK, Status.EMPTY, Status.CLOSED, Status.IN_USE):
             session.register(generation)
             session.waiting = status == Status.EMPTY and not (last_try or reply[3:])

@@ -1,14 +1,8 @@
-"""The synchronous side of a handle: its connections, and what happens while nobody calls.
-
-Sessions are kept in two pools, last used first: those that are consumers, and the others. A call
-borrows one for its duration, so calls from many threads run at once and each session has at most
-one operation under way. What a consumer has to acknowledge never waits behind a put that blocks.
-"""
+"""The synchronous side of a handle: its connections, and what happens while nobody calls."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -25,119 +19,35 @@ from pressure.prefetch import Prefetch
 from pressure.protocol import Command
 from pressure.requests import Flow
 from pressure.retry import Broken
-from pressure.session import Session, in_doubt
+from pressure.session import Session
+from pressure.sessions import FAREWELL, Sessions
 
 __all__ = ["LAST_TRY", "Handle"]
 
 T = TypeVar("T")
 LAST_TRY = 1.0
 """How long an operation looks for a lost server at least, even if its deadline has passed."""
-FAREWELL = 1.0
-"""How long signing off may take when the server is away (seconds)."""
 
 
-class Handle:
+class Handle(Sessions):
     """The connections of one handle. Thread-safe; starts over in a forked child."""
 
     def __init__(self, core: Core[Link], address: Address) -> None:
-        self.core = core
-        self.address = address.for_queue(core.protocol.keys.base)
-        self._reset()
+        super().__init__(core, address.for_queue(core.protocol.keys.base))
         keeper.keep(self, self.address.identity)
 
     def _reset(self) -> None:
-        # Reentrant, since a signal's handler may use the queue while this thread holds it.
-        self._lock = threading.RLock()
-        self._returned = threading.Condition(self._lock)
-        # Those that somebody looks after.
-        self._borrowed: list[Session[Link]] = []
-        self._settling: list[Session[Link]] = []
-        self._giving_back = False
+        super()._reset()
         self._aside = threading.Lock()
-        self._consumers: list[Session[Link]] = []
-        self._others: list[Session[Link]] = []
         self._control = Control(self.address)
         self.prefetch = Prefetch(self.core, self)
         self._renew_at = 0.0
-        self._reached = False
 
     def after_fork(self) -> None:
         self.core.forget_processes()
         self._reset()
 
-    # Sessions
-
-    def acquire(self, *, taking: bool = False) -> Session[Link]:
-        """Borrow a session, for `taking` items or for anything else. The caller's `try` follows at
-        once, and ends in `release` or, after whatever exception, in `release_cut_short`."""
-        me = threading.get_ident()
-        session: Session[Link] | None = None
-        try:
-            with self._lock:
-                if taking and (self._settling or self._giving_back):
-                    # What is on its way back is older than what would be taken now.
-                    self._returned.wait_for(
-                        lambda: not (self._settling or self._giving_back), FAREWELL
-                    )
-                    self._settling.clear()
-                    self._giving_back = False
-                pool = self._consumers if taking and self._consumers else self._others
-                at = in_doubt(pool) if taking else -1
-                if pool:
-                    # Known here before it leaves the pool: after each call a signal's handler may
-                    # raise, or use the queue.
-                    session = (pool[at:] or pool)[0]
-                    session.borrower = me
-                    pool.remove(session)
-                    return session
-                session = Session(Link(self.address))
-                # A handle that has reached its server once rides out the server's absence.
-                session.link.ever_connected = self._reached
-                session.borrower = me
-                self.core.sessions.append(session)
-                return session
-        except BaseException:
-            if session is not None and session in self.core.sessions:
-                self.release_cut_short(session)
-            raise
-
-    def release(self, session: Session[Link]) -> None:
-        if session.process != os.getpid():
-            # Forked in the middle of a call: the session is the parent's.
-            return
-        session.used = time.monotonic()
-        self._reached = self._reached or session.link.ever_connected
-        with self._lock:
-            pool = self._pool_of(session)
-            # Python runs signal handlers after calls: both is done then, or neither.
-            session.borrower = 0
-            pool.append(session)
-        if session.known or session.stale:
-            self.keep_up()
-
-    def release_cut_short(self, session: Session[Link]) -> None:
-        """Release it after its use was cut short (by Ctrl-C, say), perhaps in `release`."""
-        if session.borrower == threading.get_ident():
-            self.release(session)
-        else:
-            self.keep_up()
-
-    def _pool_of(self, session: Session[Link]) -> list[Session[Link]]:
-        return self._consumers if session.known or session.stale else self._others
-
-    def owe(self, session: Session[Link], *marks: tuple[str, bytes]) -> None:
-        """Items were handed out that the session holds, which was not borrowed for that: they are
-        to be acknowledged."""
-        with self._lock:
-            if session in self._consumers:
-                session.pending.extend(marks)
-            else:
-                # Who is using it may have sent what was pending, and be blocked now.
-                session.aside.extend(marks)
-
-    def keep_up(self) -> None:
-        """Have the keeper look at this handle soon."""
-        keeper.wake(time.monotonic() + keeper.TICK / 2, self, owing=True)
+    # Flows
 
     def run(
         self,
@@ -146,8 +56,10 @@ class Handle:
         until: float | None = None,
         *,
         patience: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> T:
-        """Run a flow over a session. `patience` stands in for the setting `reconnect_timeout`."""
+        """Run a flow over a session. `patience` stands in for the setting `reconnect_timeout`;
+        `meanwhile`: see `pressure.driver.run`."""
         if patience is None:
             patience = self.core.settings.reconnect_timeout
         return run(
@@ -157,6 +69,7 @@ class Handle:
             reconnect_timeout=patience,
             # At its deadline an operation still gets one try.
             deadline=None if until is None else max(until, time.monotonic() + LAST_TRY),
+            meanwhile=meanwhile,
         )
 
     def call(self, flow: Flow[T], until: float | None = None) -> T:
@@ -199,6 +112,9 @@ class Handle:
 
     # What the keeper calls
 
+    def keep_up(self) -> None:
+        keeper.wake(time.monotonic() + keeper.TICK / 2, self, owing=True)
+
     def maintain(self, now: float) -> float:
         """Do what is due, and say when to be called again (`pressure.keeper.Kept`)."""
         core = self.core
@@ -233,55 +149,6 @@ class Handle:
     def _look_after(self, wanted: Callable[[Session[Link]], bool], until: float | None) -> None:
         """Bring those of the idle sessions in order that are `wanted`."""
         self._for_each(wanted, lambda session: self._settle(session, until))
-
-    def _for_each(
-        self, wanted: Callable[[Session[Link]], bool], use: Callable[[Session[Link]], None]
-    ) -> None:
-        """Do this with those of the idle sessions that are `wanted`, and return them all."""
-        sessions = self._borrow(wanted)
-        try:
-            for session in sessions:
-                use(session)
-            self._return(sessions)
-        except BaseException:
-            self._return(sessions)
-            raise
-
-    def _borrow(self, wanted: Callable[[Session[Link]], bool]) -> list[Session[Link]]:
-        due: list[Session[Link]] = []
-        try:
-            with self._lock:
-                while not due:
-                    idle = [*self._consumers]
-                    chosen = [session for session in idle if wanted(session)]
-                    if not chosen:
-                        break
-                    left = [session for session in idle if session not in chosen]
-                    settling = [session for session in chosen if session.stale]
-                    # Without a call, after which a signal's handler may raise or use the queue.
-                    if self._consumers == idle:
-                        due = chosen
-                        self._consumers[:] = left
-                        self._borrowed = [*self._borrowed, *chosen]
-                        self._settling = [*self._settling, *settling]
-            return due
-        except BaseException:
-            self._return(due)
-            raise
-
-    def _return(self, sessions: list[Session[Link]]) -> None:
-        """May be said again, if it was cut short."""
-        with self._lock:
-            for session in sessions:
-                if session in self._borrowed:
-                    pool = self._pool_of(session)
-                    if session not in pool:
-                        # At the far end: sessions in use stay the same few.
-                        pool.insert(0, session)
-                    self._borrowed.remove(session)
-                if session in self._settling:
-                    self._settling.remove(session)
-            self._returned.notify_all()
 
     def _settle(self, session: Session[Link], until: float | None = None) -> None:
         self.run(upkeep.settle(self.core, session), session, until)
@@ -360,12 +227,7 @@ class Handle:
     def abandon(self) -> None:
         """Close all idle connections without a word: the server is away, and there is no time to
         wait for it. What was held comes back when the leases end."""
-        with self._lock:
-            sessions = [*self._consumers, *self._others]
-            self._consumers.clear()
-            self._others.clear()
-        for session in sessions:
-            self.core.sessions.remove(session)
+        for session in self._take_idle():
             session.link.close()
 
     def disconnect(self) -> None:
@@ -383,11 +245,8 @@ class Handle:
         with self._lock:
             # What the keeper is about to send would be lost with its thread, if the process ends.
             self._returned.wait_for(lambda: not self._borrowed, FAREWELL)
-            sessions = [*self._consumers, *self._others]
-            self._consumers.clear()
-            self._others.clear()
+            sessions = self._take_idle()
         for session in sessions:
-            self.core.sessions.remove(session)
             known = session.known or session.stale or session.sequence
             if known and session.link.ever_connected and not away:
                 flow = upkeep.sign_off(self.core, session)

@@ -39,6 +39,7 @@ __all__ = [
     "open_leased",
     "peek",
     "quickly_read",
+    "quickly_read_all",
     "read_item",
 ]
 
@@ -314,9 +315,25 @@ def quickly_read(core: Core[Any], item: bytes) -> tuple[Any, int]:
     try:
         return serializer.loads(body), deliveries
     except (Exception, SystemExit) as exc:
-        error = _unreadable(core, exc)
-        error.__cause__ = exc
-        return Unreadable(error), deliveries
+        return Unreadable(_unreadable(core, exc)), deliveries
+
+
+def quickly_read_all(core: Core[Any], items: Sequence[bytes]) -> list[Any]:
+    """`quickly_read` of many, without the deliveries."""
+    codec, serializer = core.codec, core.serializer
+    if codec is None or serializer is None or len(items) == 1:
+        return [quickly_read(core, item)[0] for item in items]
+    loads, most_bytes = serializer.loads, core.most_bytes
+    objects: list[Any] = []
+    for item, body in zip(items, codec.open_plain_all(items), strict=True):
+        if body is None or len(item) > most_bytes:
+            objects.append(quickly_read(core, item)[0])
+            continue
+        try:
+            objects.append(loads(body))
+        except (Exception, SystemExit) as exc:
+            objects.append(Unreadable(_unreadable(core, exc)))
+    return objects
 
 
 def read_item(core: Core[Any], item: bytes, *, looks: bool = False) -> Flow[Any]:
@@ -376,4 +393,6 @@ def _unreadable(core: Core[Any], exc: BaseException) -> PayloadError:
     text = f"an item cannot be read ({type(exc).__name__}: {exc})"
     # Of a queue without a name of its own nobody can look at them.
     hint = "" if core.settings.ttl else "; see the dead letters"
-    return PayloadError(core.name, text + hint)
+    error = PayloadError(core.name, text + hint)
+    error.__cause__ = exc
+    return error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import redis.exceptions as redis_errors
@@ -132,13 +132,16 @@ class Link:
             self._collect(connection)
         return connection
 
-    def execute(self, command: Command) -> Any:
-        """Send one command and return its reply. Raises `Broken`, or a final error."""
+    def execute(self, command: Command, meanwhile: Callable[[], None] | None = None) -> Any:
+        """Send one command, call `meanwhile`, and return the reply. Raises `Broken`, or a final
+        error."""
         sent = False
         try:
             connection = self._open(1)
             sent = True
             connection.send_packed_command([quickly_packed(command)])
+            if meanwhile is not None:
+                meanwhile()
             try:
                 reply = _reply(connection, command)
             except redis_errors.ResponseError as exc:

@@ -118,9 +118,7 @@ class Prefetch:
 
     def _send(self, session: Session[Link], count: int, in_order: bool) -> None:
         core = self._core
-        acks = session.collect()
-        # Raw items may be alike: that their acknowledgement was carried out shows in no list.
-        number = session.next_number() if acks.tags and core.raw else 0
+        acks, number = session.collect_for_take(raw=core.raw)
         in_a_row = in_order and not core.raw and session.may_shorten(acks)
         life, now = session.life, time.monotonic()
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pressure import blobs, bundles, flows
+from pressure.codec import Codec
 from pressure.core import Core
 from pressure.errors import (
     DELETED_MEANWHILE,
@@ -17,7 +18,21 @@ from pressure.errors import (
 from pressure.requests import Flow
 from pressure.session import Session
 
-__all__ = ["put_bodies"]
+__all__ = ["Prepared", "prepare", "put_bodies"]
+
+
+class Prepared(NamedTuple):
+    """What travels of some bodies, as long as the queue is the one of this codec."""
+
+    codec: Codec
+    values: Sequence[bytes]
+
+
+def prepare(core: Core[Any], bodies: Sequence[bytes]) -> Prepared | None:
+    """Make what travels of some bodies before it is their turn; None if that can't be done yet."""
+    codec = core.codec
+    values = _packed_inline(core, bodies) if codec is not None and not core.bundles else None
+    return Prepared(codec, values) if codec is not None and values is not None else None
 
 
 def put_bodies(
@@ -28,9 +43,10 @@ def put_bodies(
     mode: str = "",
     *,
     waited: bool = False,
+    prepared: Prepared | None = None,
 ) -> Flow[int]:
     """Put serialized items; returns how many were accepted by `until`. `waited`: an earlier try has
-    waited for room, so nothing may get into a successor of the queue."""
+    waited for room, so nothing may get into a successor of the queue. `prepared`: see `prepare`."""
     if not core.generation:
         yield from flows.describe(core)
     done = 0
@@ -42,7 +58,10 @@ def put_bodies(
             return done
     while True:
         large: dict[int, bytes] = {}
-        values = _packed_inline(core, bodies)
+        if prepared is not None and prepared.codec is core.codec:
+            values: Sequence[bytes] | None = prepared.values
+        else:
+            values = _packed_inline(core, bodies)
         if values is None:
             values, large = yield from _pack(core, bodies)
         try:

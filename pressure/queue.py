@@ -6,7 +6,7 @@ Here are the names and the promises. How an operation blocks, wakes and recovers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import given_settings, resolve_keys
+from pressure.encoding import Encoder
 from pressure.errors import PressureError, QueueFullError
 from pressure.handle import Handle
 from pressure.keys import resolve_prefix, validate_name
@@ -113,9 +114,12 @@ class PressureQueue(QueueControl, Generic[T]):
         """
         until = self._put_until(True, timeout)
         accepted = 0
-        for batch, failure in self._pace.batches(iterable, self._core.serialize):
+        source = self._pace.batches(iterable, self._core.serialize)
+        # Any other iterable may wait for something.
+        batches = Encoder(self._core, source, ahead=isinstance(iterable, list | tuple))
+        for batch, failure, prepared in batches:
             try:
-                accepted += self._put_bodies(batch, until, "")
+                accepted += self._put_bodies(batch, until, "", prepared, batches.encode_next)
             except PressureError as exc:
                 exc.accepted += accepted
                 raise
@@ -134,12 +138,19 @@ class PressureQueue(QueueControl, Generic[T]):
     def _put(self, item: T, until: float | None, mode: str) -> None:
         self._put_bodies([self._core.serialize(item)], until, mode)
 
-    def _put_bodies(self, bodies: list[bytes], until: float | None, mode: str) -> int:
+    def _put_bodies(
+        self,
+        bodies: list[bytes],
+        until: float | None,
+        mode: str,
+        prepared: putting.Prepared | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> int:
         handle = self._handle
         session = handle.acquire()
         try:
-            flow = putting.put_bodies(self._core, session, bodies, until, mode)
-            accepted = handle.run(flow, session, until)
+            flow = putting.put_bodies(self._core, session, bodies, until, mode, prepared=prepared)
+            accepted = handle.run(flow, session, until, meanwhile=meanwhile)
             handle.release(session)
         except BaseException:
             handle.release_cut_short(session)

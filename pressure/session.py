@@ -62,6 +62,7 @@ class Session(Generic[L]):
         "places",
         "process",
         "producer",
+        "row",
         "sequence",
         "stale_ahead",
         "unsure",
@@ -78,6 +79,8 @@ class Session(Generic[L]):
         self.confirmed = -1
         # Whether a prefetch may name what it acknowledges by its first and last.
         self.in_a_row = True
+        # How many items in a row are to be acknowledged, and the first and the last of them.
+        self.row: tuple[int, bytes, bytes] = 0, b"", b""
         # How many places each put should reserve for the next ones (-1: none, ever), and how many
         # are reserved.
         self.hold = -1
@@ -174,6 +177,12 @@ class Session(Generic[L]):
             pending.popleft()
         return acks
 
+    def collect_for_take(self, *, raw: bool) -> tuple[Acks, int]:
+        """The same for a `take`, and its number (0: none). Raw items may be alike: that their
+        acknowledgement was carried out shows in no list."""
+        acks = self.collect()
+        return acks, self.next_number() if acks.tags and raw else 0
+
     def _left_behind(self, acks: Acks) -> None:
         """These were collected by a use that was cut short before it could say what became of them:
         those that are held still are acknowledged again."""
@@ -193,6 +202,17 @@ class Session(Generic[L]):
         of taking."""
         may, self.in_a_row = self.in_a_row and len(acks.tags) > 2, True
         return may and not self.opening
+
+    def note_row(self, marks: Sequence[tuple[str, bytes]]) -> None:
+        """These, which were just added to what is to be acknowledged, are in the order of taking,
+        and older than all else that it holds. If others come to them, that is of no use."""
+        self.row = len(marks), marks[0][1], marks[-1][1]
+
+    def is_row(self, acks: Acks) -> bool:
+        """Whether it suffices to name the first and the last of these: they are those of
+        `note_row`, and so the server finds just them in between."""
+        row, self.row = self.row, (0, b"", b"")
+        return len(acks.tags) > 2 and row == (len(acks.tags), acks.tags[0], acks.tags[-1])
 
     def scattered(self, acks: Acks) -> None:
         """These are not in a row, and were not acknowledged: each is named the next time."""

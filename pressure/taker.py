@@ -113,6 +113,8 @@ class Taker:
             for session in {one.session for one in popped}:
                 marks = [one.mark for one, _ in read if one.session is session]
                 self._handle.owe(session, *marks)
+                if len(marks) > 2 and not (core.raw or session.leased):
+                    session.note_row(marks)
                 core.moved_many([one for one in popped if one.session is session])
         except PayloadError:
             # There is nothing but what is in the dead letters now.
@@ -199,21 +201,28 @@ class Taker:
     ) -> list[tuple[Ahead[Link], Any]]:
         """Those of the items that can be had, and their objects. What can't be read is in the dead
         letters then, which `strict` raises."""
+        core = self._handle.core
         read = []
-        for ahead in batch:
-            try:
-                obj = self._read(ahead)
-            except PayloadError:
-                if strict:
-                    raise
-                continue
+        objects = items.quickly_read_all(core, [ahead.item for ahead in batch])
+        for ahead, quickly in zip(batch, objects, strict=True):
+            obj = quickly
+            if obj is items.UNREAD or type(obj) is items.Unreadable:
+                try:
+                    obj = self._see_to(ahead, obj)
+                except PayloadError:
+                    if strict:
+                        raise
+                    continue
             if obj is not items.SKIPPED:
                 read.append((ahead, obj))
         return read
 
     def _read(self, ahead: Ahead[Link]) -> Any:
+        return self._see_to(ahead, items.quickly_read(self._handle.core, ahead.item)[0])
+
+    def _see_to(self, ahead: Ahead[Link], obj: Any) -> Any:
+        """What `quickly_read` has made of an item, or what can't be made so quickly."""
         core = self._handle.core
-        obj, _ = items.quickly_read(core, ahead.item)
         if obj is items.UNREAD:
             return self._handle.call_if_needed(items.open_ahead(core, ahead))
         if type(obj) is items.Unreadable:

@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 
 import pressure.multiprocessing as mp
-from pressure import PressureQueue, RedisExecutor, flows, handle, putting
+from pressure import (
+    PressureQueue,
+    RedisExecutor,
+    core,
+    encoding,
+    flows,
+    handle,
+    items,
+    pace,
+    putting,
+    session,
+    sessions,
+    taker,
+)
 from pressure.channel import producing
 from pressure.executor.client import ledger, recall
 from pressure.link import Link
@@ -28,12 +41,12 @@ PATIENCE = 20.0
 
 
 class CtrlCAt:
-    """Raises `KeyboardInterrupt` in this thread at the n-th place in one module where Python may
+    """Raises `KeyboardInterrupt` in this thread at the n-th place in some modules where Python may
     run a signal's handler: on the way into a function, or after a call of one in C."""
 
-    def __init__(self, number: int, module: ModuleType) -> None:
+    def __init__(self, number: int, *modules: ModuleType) -> None:
         self._left = number
-        self._file = module.__file__
+        self._files = {module.__file__ for module in modules}
         self.struck = ""
 
     def __enter__(self) -> CtrlCAt:
@@ -44,7 +57,7 @@ class CtrlCAt:
         sys.setprofile(None)
 
     def _look(self, frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code.co_filename == self._file and event in ("call", "c_return"):
+        if frame.f_code.co_filename in self._files and event in ("call", "c_return"):
             self._left -= 1
             if not self._left:
                 sys.setprofile(None)
@@ -80,7 +93,7 @@ def test_a_session_is_lost_nowhere(operation: str, url: str, queue_name: str) ->
         # There is something to look after, too.
         got.append(q.get(timeout=PATIENCE))
         each = iter(q)
-        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, handle) as ctrl_c:
+        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, handle, sessions) as ctrl_c:
             use(q, operation, each, got)
         kept = q._handle
 
@@ -100,6 +113,39 @@ def test_a_session_is_lost_nowhere(operation: str, url: str, queue_name: str) ->
     # been acknowledged when it was interrupted.)
     assert len({*got, *rest}) == len(got + rest)
     assert operation == "lease" or len(got + rest) == items
+    q.delete()
+    q.disconnect()
+
+
+@pytest.mark.parametrize("module", [core, encoding, items, pace, putting, session, taker])
+def test_batches_are_there_once(module: ModuleType, url: str, queue_name: str) -> None:
+    """Wherever in `get_many` or `put_many` Ctrl-C comes: nothing is lost or doubled of what was to
+    be got, and what was put is the beginning of what was to be."""
+    q: PressureQueue[int] = PressureQueue(queue_name, url=url, key=b"k" * 32)
+    q.create()
+    whole: set[int] = set()
+    got: list[int] = []
+    number = 0
+    for place in range(1, 3000):
+        q.put_many([number, number + 1, number + 2])
+        whole.update(range(number, number + 3))
+        number += 3
+        with contextlib.suppress(KeyboardInterrupt), CtrlCAt(place, module) as ctrl_c:
+            got += q.get_many(3, timeout=PATIENCE)
+            q.put_many([*range(number, number + 7)])
+        number += 7
+        if not ctrl_c.struck:
+            break
+    assert not ctrl_c.struck, "there were more places"
+    q.close()
+    rest = [*q]
+    got += rest
+    assert len(got) == len({*got})
+    assert {*got} >= whole
+    for first in range(3, number, 10):
+        there = [one for one in range(first, first + 7) if one in {*rest, *got}]
+        assert there == [*range(first, first + len(there))]
+    assert not q.stats().dead_letters
     q.delete()
     q.disconnect()
 
@@ -176,8 +222,8 @@ def test_a_large_item_for_which_there_is_no_room(url: str, monkeypatch: pytest.M
         q.put(number, timeout=PATIENCE)
     execute = Link.execute
 
-    def interrupted(link: Link, command: Command) -> Any:
-        reply = execute(link, command)
+    def interrupted(link: Link, command: Command, *more: Any) -> Any:
+        reply = execute(link, command, *more)
         if command.words[0] == "HDEL":
             # Its parts were stored before it was refused.
             monkeypatch.undo()
@@ -233,7 +279,7 @@ def test_a_handler_that_flushes_as_a_session_is_lent(
         q.task_done()
         return at
 
-    monkeypatch.setattr("pressure.handle.in_doubt", flushing)
+    monkeypatch.setattr("pressure.sessions.in_doubt", flushing)
     got.append(q.get(timeout=PATIENCE))
     kept = q._handle
     sessions = [*kept._consumers, *kept._others]

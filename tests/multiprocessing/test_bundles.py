@@ -385,11 +385,11 @@ def test_a_cut_that_is_cut_short(done: bool, filled: Any, monkeypatch: pytest.Mo
     get_into_one(filled, got)
     execute = Link.execute
 
-    def cut_short(link: Link, command: Any) -> Any:
+    def cut_short(link: Link, command: Any, *more: Any) -> Any:
         if command.script is None or command.script.name != "cut":
-            return execute(link, command)
+            return execute(link, command, *more)
         if done:
-            execute(link, command)
+            execute(link, command, *more)
         link.close()
         raise KeyboardInterrupt
 

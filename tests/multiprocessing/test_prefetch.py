@@ -195,7 +195,7 @@ def test_what_is_being_given_back_comes_before_later_items(
     asked: bool, filled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The background thread thinks that the consumer is slow, and that is just going on."""
-    monkeypatch.setattr("pressure.handle.FAREWELL", PATIENCE)
+    monkeypatch.setattr("pressure.sessions.FAREWELL", PATIENCE)
     handle = filled._remote.handle
     got = get_until_asked(filled) if asked else get_until_asking(filled)
     # Only one of them may look after the handle, and only now.

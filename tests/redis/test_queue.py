@@ -19,7 +19,7 @@ from pressure import PressureQueue, Settings, blobs, flows, lifecycle, upkeep
 from pressure.core import Core
 from pressure.driver import resumed
 from pressure.link import Link
-from pressure.protocol import Command, Status
+from pressure.protocol import Acks, Command, Protocol, Status
 from pressure.requests import Flow, Sleep
 from pressure.retry import Broken
 from pressure.scripts import SCRIPTS
@@ -221,7 +221,7 @@ def test_what_is_being_given_back_comes_before_later_items(
     q: Queue, lost: Session[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The background thread has begun to see to it; who gets then waits for that."""
-    monkeypatch.setattr("pressure.handle.FAREWELL", WAIT)
+    monkeypatch.setattr("pressure.sessions.FAREWELL", WAIT)
     handle = q._handle
     due = handle._borrow(lambda session: session.stale)
     got = in_thread(lambda: q.get(timeout=WAIT))
@@ -252,7 +252,7 @@ def test_what_ends_a_wait_cannot_be_reached(
 def test_nobody_waits_for_ever_for_what_is_given_back(
     q: Queue, lost: Session[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pressure.handle.FAREWELL", 0.05)
+    monkeypatch.setattr("pressure.sessions.FAREWELL", 0.05)
     due = q._handle._borrow(lambda session: session.stale)
     assert q.get(timeout=WAIT) == 2
     q._handle._return(due)
@@ -533,13 +533,13 @@ def test_task_done_waits_for_the_acknowledgement_that_another_call_carries(
     tried = threading.Semaphore(0)
     execute = Link.execute
 
-    def held_up(link: Link, command: Command) -> Any:
+    def held_up(link: Link, command: Command, *more: Any) -> Any:
         script = command.script.name if command.script else ""
         # Or the keeper is quicker than the other call.
         if script in ("take", "ack") and got.is_set():
             carried.set()
             assert go_on.wait(WAIT)
-        reply = execute(link, command)
+        reply = execute(link, command, *more)
         if script == "task_done":
             tried.release()
         return reply
@@ -743,8 +743,8 @@ def test_a_repeated_delete_spares_the_successor(
     other = make()
     execute = Link.execute
 
-    def lose(link: Link, command: Command) -> Any:
-        reply = execute(link, command)
+    def lose(link: Link, command: Command, *more: Any) -> Any:
+        reply = execute(link, command, *more)
         if command.script is not None and command.script.name == "delete":
             monkeypatch.undo()
             other.create()
@@ -874,6 +874,122 @@ def test_put_many_keeps_what_came_before_an_error(q: Queue) -> None:
     with pytest.raises((TypeError, pickle.PicklingError)):
         q.put_many([7, threading.Lock(), 8])
     assert q.get_many(100) == list(range(8))
+
+
+class Noted:
+    """Notes when it is pickled."""
+
+    pickled: ClassVar[list[int]] = []
+    hook: ClassVar[Callable[[int], None]] = staticmethod(lambda number: None)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        self.pickled.append(self.number)
+        type(self).hook(self.number)
+        return int, (self.number,)
+
+
+@pytest.fixture
+def noted() -> Iterator[type[Noted]]:
+    Noted.pickled.clear()
+    yield Noted
+    Noted.hook = staticmethod(lambda number: None)
+
+
+def test_put_many_makes_the_next_batch_while_the_last_is_on_its_way(
+    q: Queue, noted: type[Noted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = Link.execute
+    made: list[int] = []
+    put: list[int] = []
+
+    def look(self: Any, command: Any, meanwhile: Any = None) -> Any:
+        before = len(noted.pickled)
+        reply: Any = execute(self, command, meanwhile)
+        if command.script is not None and command.script.name == "put":
+            put.append(reply[1])
+            made.append(len(noted.pickled) - before)
+        return reply
+
+    monkeypatch.setattr(Link, "execute", look)
+    assert q.put_many([noted(number) for number in range(100)]) == 100
+    # Those of the batch after it.
+    assert made == [*put[1:], 0]
+    assert len(put) > 3
+    put.clear()
+    made.clear()
+    assert q.put_many(noted(number) for number in range(100, 200)) == 100
+    # An iterator may wait for something, and then a put that is refused would wait for that.
+    assert set(made) == {0}
+    assert q.get_many(1000) == list(range(200))
+
+
+def test_a_batch_that_was_made_for_an_earlier_queue_is_made_again(
+    q: Queue, make: Callable[..., Queue], noted: type[Noted]
+) -> None:
+    """What is signed for one queue is refused in the next of that name."""
+    other = make(key=b"k" * 32)
+    signed = make(key=b"k" * 32)
+    replaced: list[bool] = []
+
+    def replace(number: int) -> None:
+        if number == 20 and not replaced:
+            replaced.append(True)
+            other.delete()
+            other.create()
+
+    noted.hook = staticmethod(replace)
+    assert signed.put_many([noted(number) for number in range(40)]) == 40
+    rest = other.get_many(100)
+    assert rest == list(range(rest[0], 40))
+    assert not list(other.dead_letters)
+
+
+def test_an_error_that_ends_a_batch_made_ahead(q: Queue, noted: type[Noted]) -> None:
+    def refuse(number: int) -> None:
+        if number == 50:
+            raise LookupError
+
+    noted.hook = staticmethod(refuse)
+    with pytest.raises(LookupError):
+        q.put_many([noted(number) for number in range(100)])
+    assert q.get_many(1000) == list(range(50))
+
+
+def test_get_many_is_acknowledged_by_its_first_and_last(
+    q: Queue, client: redis.Redis, make: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[int, int]] = []
+    take = Protocol.take
+
+    def look(self: Any, *words: Any, **more: Any) -> Any:
+        command = take(self, *words, **more)
+        acks = more.get("acks", Acks())
+        said.append((len(acks.kinds), 2 if more.get("in_a_row") else len(acks.tags)))
+        return command
+
+    monkeypatch.setattr(Protocol, "take", look)
+    q.put_many(range(300))
+    for start in range(0, 300, 100):
+        assert q.get_many(100) == list(range(start, start + 100))
+    assert said[1:] == [(100, 2), (100, 2)]
+    # Among others, and those that were taken by others, nothing is mistaken.
+    q.put_many(range(30))
+    with q.lease() as oldest:
+        got = [oldest, *q.get_many(10)]
+        got += q.get_many(5)
+    got += [q.get(), *q.get_many(5), *make().get_many(3), *q.get_many(10)]
+    assert got == list(range(30))
+    # What is in the way is found by the server.
+    q.put_many([bytes(100_000), 1, 2, 3, 4])
+    assert len(q.get_many(3)) == 3
+    assert q.get_many(5) == [3, 4]
+    q.task_done()
+    q.disconnect()
+    assert client.exists(f"__pressure__:{q.name}:blobs") == 0
+    assert make().unfinished_tasks == 300 + 30 + 5 - 2
 
 
 def test_get_many_returns_what_it_has_if_the_rest_fails(

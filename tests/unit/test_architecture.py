@@ -78,10 +78,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "keeper",
             "control",
+            "sessions",
             "handle",
             "lease",
             "letters",
             "pace",
+            "encoding",
             "prefetch",
             "stats",
             "taker",
