@@ -72,8 +72,10 @@ def upload(
     message_id: bytes,
     content: Content | bytes,
     max_deliveries: int | None = None,
+    server: bytes = b"",
 ) -> Flow[bytes]:
-    """Store a body beside the queue; returns the item that is to be put for it.
+    """Store a body beside the queue; returns the item that is to be put for it (`server`: which is
+    to say that it was put there).
 
     Raises `QueueDoesNotExistError`, and what the server refuses. If the put never comes, the server
     drops the chunks after an hour, or with the queue.
@@ -92,6 +94,7 @@ def upload(
         _REFERENCE.pack(*reference),
         flags=envelope.BLOB,
         max_deliveries=max_deliveries,
+        server=server,
     )
 
     def command(index: int) -> Command:

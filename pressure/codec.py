@@ -215,7 +215,11 @@ class Codec:
         *,
         flags: int = 0,
         max_deliveries: int | None = None,
+        server: bytes = b"",
     ) -> bytes:
+        """An item's bytes. `server`: it is to say that it was put there (`Link.server`)."""
+        if server:
+            flags, body = flags | envelope.SERVER, body + server
         signer = self._signer
         cap = self._max_deliveries if max_deliveries is None else max_deliveries
         if signer is None:
@@ -339,8 +343,11 @@ class Codec:
         *,
         flags: int,
         max_deliveries: int | None = None,
+        server: bytes = b"",
     ) -> Seal:
-        """To sign an item together with its content."""
+        """To sign an item together with its content. `server`: as for `pack`."""
+        if server:
+            flags, body = flags | envelope.SERVER, body + server
         cap = self._max_deliveries if max_deliveries is None else max_deliveries
         signer = self._signer
         if signer is not None:

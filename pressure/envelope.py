@@ -14,6 +14,8 @@ __all__ = [
     "BLOB",
     "BUNDLE",
     "HEADER_BYTES",
+    "SERVER",
+    "SERVER_BYTES",
     "SIGNED",
     "VERSION",
     "Envelope",
@@ -32,6 +34,9 @@ SIGNED = 0x01
 BLOB = 0x02
 BUNDLE = 0x04
 """The body is several items', see `pressure.bundles`."""
+SERVER = 0x08
+"""After the body it says which run of which server it was put to."""
+SERVER_BYTES = 8
 
 _HEADER = struct.Struct(">BBHHQ16s16s4s16s")
 HEADER_BYTES = _HEADER.size
@@ -67,6 +72,8 @@ class Envelope(NamedTuple):
             raise ValueError(
                 f"an envelope has at least {HEADER_BYTES} bytes, this has {len(item)}"
             ) from None
+        if envelope.flags & SERVER and len(item) < HEADER_BYTES + SERVER_BYTES:
+            raise ValueError("an envelope ends before it says which server it was put to")
         if envelope.version >> 4 != VERSION >> 4:
             raise ValueError(
                 f"it was written by protocol version {_readable(envelope.version)}, and pressure "
@@ -77,7 +84,12 @@ class Envelope(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        return self.item[HEADER_BYTES:]
+        return self.item[HEADER_BYTES : -SERVER_BYTES if self.flags & SERVER else None]
+
+    @property
+    def server(self) -> bytes:
+        """Which run of which server it was put to; empty if it doesn't say."""
+        return self.item[-SERVER_BYTES:] if self.flags & SERVER else b""
 
 
 def _readable(version: int) -> str:

@@ -31,7 +31,8 @@ class DeadLetter:
     Attributes:
         id: names it for `dead_letters.replay` and `dead_letters.purge` of its queue: the message
             id, or a raw item's digest, in hex.
-        reason: `max_deliveries`, `unreadable`, `signature` or, from an executor, `worker_lost`.
+        reason: `max_deliveries`, `unreadable`, `signature` or, from an executor, `worker_lost`
+            or `doubtful`.
         error: what was said of it, for people.
         buried_at: when, in seconds since the epoch by the server's clock.
         put_at: when it was put (the same clock); None for raw items.

@@ -16,6 +16,7 @@ import redis.exceptions as redis_errors
 
 from pressure.address import Address
 from pressure.errors import ServerRefusedError
+from pressure.greeting import greeting, permitted, refuse_replica, run_id, run_mark
 from pressure.nodes import Node, named
 from pressure.packing import packed, packed_in_pieces, quickly_packed
 from pressure.protocol import Command
@@ -33,9 +34,6 @@ __all__ = [
     "Sleep",
     "Stream",
     "elsewhere",
-    "greeting",
-    "refuse_replica",
-    "run_id",
 ]
 
 log = logging.getLogger("pressure")
@@ -65,6 +63,9 @@ class Link:
         self.waiter = ""
         self.ever_connected = False
         self.estranged = False
+        self.server = b""
+        """Names the server's run, if the next one may not know of all that was done there: see
+        `run_mark`. What was put to another one may have been taken there, and that been lost."""
         self._run = ""
         self._connection: Any = None
         self._owed: deque[Command] = deque()
@@ -96,9 +97,10 @@ class Link:
             )
             # The server's id of this connection and of itself: how others unblock it.
             number = connection.read_response()
-            run = _run_id(connection)
+            info = permitted(connection)
+            run = run_id(info)
             if self.address.may_be_replica:
-                refuse_replica(_permitted(connection))
+                refuse_replica(permitted(connection))
         except (redis_errors.RedisError, OSError) as exc:
             if connection is not None:
                 connection.disconnect()
@@ -110,7 +112,7 @@ class Link:
             raise
         self.waiter = f"{int(number)}@{run}"
         self.estranged = self.estranged or self._run not in ("", run)
-        self._run = run
+        self._run, self.server = run, run_mark(self.address, info)
         self.ever_connected = True
         self._connection = wired(connection)
         return self._connection
@@ -362,35 +364,3 @@ def elsewhere(exc: Exception, command: Command) -> redis_errors.AskError | None:
         if isinstance(exc, redis_errors.AskError) and not isinstance(exc, redis_errors.MovedError):
             return exc
     return None
-
-
-def greeting(address: Address) -> list[tuple[str, ...]]:
-    """What a new connection asks: who it is, which run of the server this is, and whether that is
-    the primary, if there is any doubt."""
-    return [("CLIENT", "ID"), ("INFO", "server"), ("ROLE",)][: 3 if address.may_be_replica else 2]
-
-
-def refuse_replica(role: Any) -> None:
-    """Raise if the reply to ROLE is a replica's: who said that it is the primary was not right."""
-    if role and role[0] != b"master":
-        raise redis_errors.ReadOnlyError("what the sentinels call the primary is a replica")
-
-
-def _permitted(connection: Any) -> Any:
-    """The reply to what may be asked if it is permitted."""
-    try:
-        return connection.read_response()
-    except redis_errors.NoPermissionError:
-        return b""
-
-
-def _run_id(connection: Any) -> str:
-    return run_id(_permitted(connection))
-
-
-def run_id(info: bytes) -> str:
-    """What the server calls this run of itself, according to its INFO."""
-    for line in bytes(info).splitlines():
-        if line.startswith(b"run_id:"):
-            return line[7:].decode()
-    return ""

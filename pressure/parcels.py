@@ -40,7 +40,8 @@ class Record(NamedTuple):
 class Delivery(NamedTuple):
     """What is claimed. `error` says why the body must not be used, if it must not; `refused`, that
     its signature is the reason, `gone`, that a part of it isn't there. `unchecked` is the body that
-    was refused: it may be looked at to tell whom it concerns, and no more."""
+    was refused: it may be looked at to tell whom it concerns, and no more. `server` says where it
+    was put (`Link.server`), if it may be delivered only once."""
 
     id: bytes
     client_id: bytes
@@ -52,17 +53,24 @@ class Delivery(NamedTuple):
     refused: bool = False
     gone: bool = False
     unchecked: bytes = b""
+    server: bytes = b""
+
+    def is_elsewhere(self, here: bytes) -> bool:
+        """Whether it was put to another run of a server than this one, as far as both are known."""
+        return bool(self.server and here) and self.server != here
 
 
 # Quicker than the class itself, for what is made for each task.
 _delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delivery)
 
 
-def pack(core: Core[Any], codec: Codec, record: Record) -> Flow[bytes]:
-    core.check_size(record.body)
-    if len(record.body) <= blobs.INLINE_BYTES:
-        return codec.pack(record.id, bytes(record.body), max_deliveries=record.max_deliveries)
-    return (yield from blobs.upload(core, record.id, record.body, record.max_deliveries))
+def pack(core: Core[Any], codec: Codec, record: Record, server: bytes = b"") -> Flow[bytes]:
+    """The item of a record. `server`: it is to say that it was put there (`Link.server`)."""
+    id, body, cap = record
+    core.check_size(body)
+    if len(body) <= blobs.INLINE_BYTES:
+        return codec.pack(id, bytes(body), max_deliveries=cap, server=server)
+    return (yield from blobs.upload(core, id, body, cap, server))
 
 
 def quickly_packed(core: Core[Any], codec: Codec, record: Record) -> bytes | None:
@@ -81,7 +89,9 @@ def quickly_opened(core: Core[Any], item: bytes) -> Delivery | None:
     if parts is None or len(item) > core.most_bytes:
         return None
     most, deliveries, put_ms, message_id, client_id, body = parts
-    return _delivery((message_id, client_id, body, deliveries, most, put_ms, "", False, False, b""))
+    return _delivery(
+        (message_id, client_id, body, deliveries, most, put_ms, "", False, False, b"", b"")
+    )
 
 
 def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery | None]:
@@ -98,7 +108,7 @@ def quickly_opened_all(core: Core[Any], items: Sequence[bytes]) -> list[Delivery
         most, deliveries, put_ms, message_id, client_id, body = parts
         opened.append(
             _delivery(
-                (message_id, client_id, body, deliveries, most, put_ms, "", False, False, b"")
+                (message_id, client_id, body, deliveries, most, put_ms, "", False, False, b"", b"")
             )
         )
     return opened
@@ -137,6 +147,7 @@ def open_item(core: Core[Any], item: bytes) -> Flow[Delivery]:
         refused,
         gone,
         parsed.body if refused else b"",
+        parsed.server,
     )
 
 

@@ -21,14 +21,8 @@ from redis.asyncio.retry import Retry
 
 from pressure.address import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Address
 from pressure.errors import PressureError, ServerRefusedError
-from pressure.link import (
-    BLOCK_MARGIN,
-    OOM_POLL,
-    elsewhere,
-    greeting,
-    refuse_replica,
-    run_id,
-)
+from pressure.greeting import greeting, refuse_replica, run_id
+from pressure.link import BLOCK_MARGIN, OOM_POLL, elsewhere
 from pressure.nodes import Node, Question
 from pressure.packing import packed, quickly_packed
 from pressure.protocol import Command

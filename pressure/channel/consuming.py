@@ -99,6 +99,11 @@ class Consumer:
         return self._core.looked
 
     @property
+    def server(self) -> bytes:
+        """Where it has claimed last (`Link.server`)."""
+        return self._session.link.server
+
+    @property
     def life(self) -> int:
         """Changes when its leases were lost: what it holds is then somebody else's."""
         return self._session.life

@@ -28,6 +28,8 @@ from pressure.session import ID_BYTES
 __all__ = ["Forgotten", "Producer", "Standing", "TailLost", "Withdrawer"]
 
 PATIENCE = 1.0
+ONCE = 1
+"""The `max_deliveries` of what may be delivered only once."""
 EARLY_BYTES = 16 * 1024
 """So much fits into a socket's buffer, and is sent without a wait."""
 
@@ -56,6 +58,8 @@ class Producer:
         self._generation = b""
         # Of an early put whose fate is unknown: the record's id, and the put's number.
         self._doubt = b"", 0
+        # Where was put last what may be delivered only once, and the number of the first put there.
+        self._put_to = b"", 0
         # Of the last one that was replied to: the record's id, and the reply.
         self._concluded: tuple[bytes, Any] = b"", None
         self.at_head = False
@@ -111,6 +115,12 @@ class Producer:
             assert codec is not None
             values = []
             for record in records:
+                if record.max_deliveries == ONCE:
+                    if not self._session.link.client_id:
+                        # It has yet to hear which server this is.
+                        yield from flows.describe(core)
+                    values.append((yield from pack(core, codec, record, self._noted_server())))
+                    continue
                 value = quickly_packed(core, codec, record)
                 values.append(value or (yield from pack(core, codec, record)))
             try:
@@ -118,6 +128,19 @@ class Producer:
                 return (yield from flows.put(core, self._session, values, None, mode))
             except flows.OtherGeneration:
                 yield from flows.describe(core)
+
+    def _noted_server(self) -> bytes:
+        """Where the next put goes, which may be delivered only once."""
+        server = self._session.link.server
+        if server != self._put_to[0]:
+            self._put_to = server, self._session.sequence + 1
+        return server
+
+    def was_put_to(self, server: bytes, number: int) -> bool:
+        """Whether a put of what may be delivered only once went to this run of a server, or that
+        isn't known."""
+        last, first = self._put_to
+        return not (server and last) or (server == last and number >= first)
 
     def begin(self, record: Record) -> bool:
         """Send one small record without waiting for the reply, which `conclude` reads before
@@ -127,11 +150,14 @@ class Producer:
         body = record.body
         if type(body) is not bytes or len(body) > EARLY_BYTES or codec is None:
             return False
+
         if not self._generation or self._generation != core.generation:
             return False
         if not session.link.client_id or core.settings.min_replicas:
             return False
-        value = codec.pack(record.id, body, max_deliveries=record.max_deliveries)
+        cap = record.max_deliveries
+        server = self._noted_server() if cap == ONCE else b""
+        value = codec.pack(record.id, body, max_deliveries=cap, server=server)
         command = core.protocol.put(
             core.generation,
             session.producer,
@@ -201,6 +227,11 @@ class Withdrawer:
         self._session = channel.handle.acquire()
         self._lock = threading.Lock()
         self._doubtful: Sequence[bytes] = ()
+
+    @property
+    def server(self) -> bytes:
+        """Where it has looked last (`Link.server`)."""
+        return self._session.link.server
 
     def withdraw(
         self, ids: Sequence[bytes], until: float, note: Callable[[list[bytes]], object]

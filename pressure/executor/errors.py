@@ -65,7 +65,8 @@ class WorkerLostError(TaskError):
 
 
 class TaskLostError(TaskError):
-    """The server lost the task, which may run at most once: it may have run or not."""
+    """The server lost the task, or what became of it, and it may run at most once: it may have run
+    or not."""
 
 
 class TaskPayloadError(TaskError):

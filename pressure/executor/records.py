@@ -68,6 +68,7 @@ class Kind(IntEnum):
     LOST = 4
     ENDED = 5
     SEVERAL = 6
+    DOUBTFUL = 7
     STARTED = 16
     DEATH = 17
 

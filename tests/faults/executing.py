@@ -75,6 +75,12 @@ def die_once(path: str, result: int) -> int:
     return result
 
 
+def hold_noted(path: str, notes: str, _: bytes = b"") -> str:
+    """Note that it runs, and wait until the file is there."""
+    note(notes, "run")
+    return hold(path, "noted")
+
+
 def hold(path: str, name: str) -> str:
     """Report that it runs, and wait until the file is there."""
     report(f"running {name}", os.getpid())

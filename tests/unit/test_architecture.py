@@ -59,6 +59,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "bundles",
             "packing",
             "wire",
+            "greeting",
             "link",
             "driver",
             "blobs",

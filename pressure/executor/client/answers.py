@@ -18,6 +18,7 @@ from pressure.executor import pickling
 from pressure.executor.client.futures import TaskFuture
 from pressure.executor.errors import (
     ResultPayloadError,
+    TaskLostError,
     TaskPayloadError,
     TaskTerminatedError,
     TaskTimeoutError,
@@ -193,6 +194,12 @@ def _outcome(task: TaskFuture[Any], answer: Answer) -> tuple[Any, BaseException 
         )
     if answer.kind == Kind.LOST:
         return None, _worker_lost(task, answer)
+    if answer.kind == Kind.DOUBTFUL:
+        return None, TaskLostError(
+            f"task {task.task_id} was put to another server than the one that worker "
+            f"{_worker(answer)} has it from, or to an earlier run of it, where it may have been "
+            "begun; it may run at most once, so it was not run again"
+        )
     said = answer.json()
     if answer.kind == Kind.ENDED:
         return None, _ended(task, said)

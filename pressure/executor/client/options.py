@@ -29,7 +29,8 @@ class Options:
     """Settings of one task.
 
     Attributes:
-        max_deliveries: how many workers may die of it; 1: it runs at most once.
+        max_deliveries: how many workers may die of it; 1: it runs at most once, and fails if the
+            server may have lost that it was begun (`docs/reliability.md`).
         timeout: seconds that one run may take (None: any time). Then `TaskTimeoutError` is raised
             inside the task; what that makes of it, is its outcome.
         grace: seconds that a task gets to end after it was told to, by `timeout` or `terminate`.

@@ -64,9 +64,15 @@ class Recall:
         self.unwanted: deque[bytes] = deque()
         """What `cancel_unwanted` is to cancel: what the garbage collector has found."""
 
-    def begin(self) -> None:
-        """Once the queue is there."""
+    def begin(
+        self,
+        was_put_to: Callable[[bytes, int], bool],
+        fail_lost: Callable[[Iterable[TaskFuture[Any]]], object],
+    ) -> None:
+        """Once the queue is there. `was_put_to` says whether a put went to the server that it is at
+        now; `fail_lost` ends tasks that may run at most once, and may have been begun elsewhere."""
         self._withdrawer = Withdrawer(self._channel)
+        self._was_put_to, self._fail_lost = was_put_to, fail_lost
 
     def close(self) -> None:
         if self._withdrawer is not None:
@@ -142,7 +148,7 @@ class Recall:
         until = time.monotonic() + patience
 
         def note(found: list[bytes]) -> None:
-            taken.extend(self._ledger.forget(found, cancels=cancels))
+            taken.extend(self._unbegun(self._ledger.forget(found, cancels=cancels)))
 
         while sent and self._withdrawer is not None:
             try:
@@ -154,6 +160,19 @@ class Recall:
                 break
             sent = self._claimed(sent, until)
         return taken
+
+    def _unbegun(self, tasks: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
+        """Without those that may have been begun at a server whose data is not all here, and must
+        not be again: these fail."""
+        assert self._withdrawer is not None
+        server = self._withdrawer.server
+        doubtful = [
+            task
+            for task in tasks
+            if task._options.max_deliveries == 1 and not self._was_put_to(server, task._number)
+        ]
+        self._fail_lost(doubtful)
+        return [task for task in tasks if task not in doubtful] if doubtful else tasks
 
     def _claimed(self, task_ids: list[bytes], until: float) -> list[bytes]:
         """Wait until it is known of each of these tasks that it runs, or is over. Returns those of
@@ -172,7 +191,7 @@ class Recall:
                 with self._asking:
                     self._withdrawer.settle(
                         time.monotonic() + SETTLE_PATIENCE,
-                        lambda found: self._ledger.forget(found, cancels=True),
+                        lambda found: self._unbegun(self._ledger.forget(found, cancels=True)),
                     )
         finally:
             self.cancel_leaving()

@@ -82,7 +82,7 @@ class Recovery:
         self._channel.ensure(self._bound)
         self._reply.ensure()
         self._producer = Producer(self._channel)
-        self._recall.begin()
+        self._recall.begin(self._producer.was_put_to, self.fail_lost)
         return self._producer
 
     def sent(self, now: float) -> None:

@@ -47,6 +47,9 @@ class Claimant(Protocol):
     def channel(self) -> Channel: ...
 
     @property
+    def server(self) -> bytes: ...
+
+    @property
     def unsettled(self) -> bool: ...
 
     @property
@@ -150,6 +153,10 @@ class Claims:
     @property
     def channel(self) -> Channel:
         return self._current.channel
+
+    @property
+    def server(self) -> bytes:
+        return self._current.consumer.server
 
     @property
     def unsettled(self) -> bool:

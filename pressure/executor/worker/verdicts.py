@@ -12,7 +12,7 @@ from pressure.core import reason
 from pressure.executor.payloads import Packed
 from pressure.executor.records import Kind, pack_answer
 
-__all__ = ["lost", "refused", "verdict"]
+__all__ = ["not_to_run", "refused", "verdict"]
 
 # Quicker than the class itself, for what is made for each task.
 _verdict: Callable[[tuple[Any, ...]], Verdict] = partial(tuple.__new__, Verdict)
@@ -48,7 +48,26 @@ def refused(delivery: Delivery, why: str, worker: bytes) -> Verdict:
     return answered._replace(dead_letter=reason(kind, why))
 
 
-def lost(delivery: Delivery, worker: bytes) -> Verdict:
+def not_to_run(delivery: Delivery, here: bytes, worker: bytes) -> Verdict | None:
+    """For a task that must not be run; None for all others. `here` is where it was claimed."""
+    if delivery.error:
+        return refused(delivery, delivery.error, worker)
+    if 0 < delivery.max_deliveries <= delivery.deliveries:
+        return _lost(delivery, worker)
+    if delivery.is_elsewhere(here):
+        return _doubtful(delivery, worker)
+    return None
+
+
+def _doubtful(delivery: Delivery, worker: bytes) -> Verdict:
+    """For a task that may run at most once, and may have been begun at a server whose data is not
+    all here; it is buried, too."""
+    answered = verdict(delivery, Kind.DOUBTFUL, b"", worker)
+    why = "it may have been begun before the server was another, or lost what it knew of that"
+    return answered._replace(dead_letter=reason("doubtful", why))
+
+
+def _lost(delivery: Delivery, worker: bytes) -> Verdict:
     """For a task whose workers died as often as it may be delivered; it is buried, too."""
     answered = verdict(delivery, Kind.LOST, b"", worker)
     why = f"{delivery.deliveries} workers died while they ran it"

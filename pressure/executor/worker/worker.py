@@ -46,7 +46,7 @@ from pressure.executor.worker.claims import QUIET, Claimant, Claims, OneQueue, n
 from pressure.executor.worker.heirs import Kept, heed, prepare_signals, vanish
 from pressure.executor.worker.library import Library
 from pressure.executor.worker.lifeline import end_with
-from pressure.executor.worker.verdicts import lost, refused, verdict
+from pressure.executor.worker.verdicts import not_to_run, refused, verdict
 from pressure.executor.worker.watchdog import Desk, Watchdog
 
 __all__ = ["Worker", "work"]
@@ -308,10 +308,9 @@ class Worker:
         return consumer.holds(delivery.id)
 
     def _handle(self, delivery: Delivery) -> Verdict | None:
-        if delivery.error:
-            return self._failed(refused(delivery, delivery.error, self._name))
-        if 0 < delivery.max_deliveries <= delivery.deliveries:
-            return self._failed(lost(delivery, self._name))
+        unrun = not_to_run(delivery, self._claimant.server, self._name)
+        if unrun is not None:
+            return self._failed(unrun)
         if not self._library.client_lives(delivery.client_id, self._desk.started):
             return Verdict(delivery, None)
         return self._run(delivery, self._guard)
