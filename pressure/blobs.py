@@ -21,16 +21,20 @@ from pressure.requests import Flow, Stream
 
 __all__ = [
     "CHUNK_BYTES",
+    "CROWDED_BYTES",
     "INLINE_BYTES",
     "BlobGone",
     "discard",
     "download",
+    "inline_bytes",
     "is_blob",
     "keep",
     "upload",
 ]
 
 INLINE_BYTES = 64 * 1024
+CROWDED_BYTES = 16 * 1024
+"""The same for bodies of which several travel at once: what is in lists is copied more often."""
 CHUNK_BYTES = 512 * 1024
 ID_BYTES = 16
 _REFERENCE = struct.Struct(">IQ16s")
@@ -61,6 +65,11 @@ class Reference(NamedTuple):
         if reference.chunks != -(-reference.size // CHUNK_BYTES):
             raise ValueError(f"{reference.size:,} bytes are not {reference.chunks:,} chunks")
         return reference
+
+
+def inline_bytes(bodies: int) -> int:
+    """How large bodies of so many may be to travel in the list."""
+    return INLINE_BYTES if bodies == 1 else CROWDED_BYTES
 
 
 def is_blob(item: Envelope) -> bool:

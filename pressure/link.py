@@ -66,7 +66,8 @@ class Link:
         self.server = b""
         """Names the server's run, if the next one may not know of all that was done there: see
         `run_mark`. What was put to another one may have been taken there, and that been lost."""
-        self._run = ""
+        self.run = ""
+        """What the server calls this run of itself, as far as it was ever connected."""
         self._connection: Any = None
         self._owed: deque[Command] = deque()
         # How many replies somebody has still to read, who may have been interrupted: then what
@@ -111,8 +112,8 @@ class Link:
                 connection.disconnect()
             raise
         self.waiter = f"{int(number)}@{run}"
-        self.estranged = self.estranged or self._run not in ("", run)
-        self._run, self.server = run, run_mark(self.address, info)
+        self.estranged = self.estranged or self.run not in ("", run)
+        self.run, self.server = run, run_mark(self.address, info)
         self.ever_connected = True
         self._connection = wired(connection)
         return self._connection
@@ -176,10 +177,10 @@ class Link:
     def unblock(self, waiter: str) -> None:
         """End what another connection to the same server blocks in (see `Executor`)."""
         client_id, _, run = waiter.partition("@")
-        if self._connection is not None and self._run != run:
+        if self._connection is not None and self.run != run:
             self.close()
         self.connect()
-        if self._run == run:
+        if self.run == run:
             self.execute(Command(("CLIENT", "UNBLOCK", client_id, "TIMEOUT")))
 
     def post(self, command: Command) -> None:

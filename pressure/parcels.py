@@ -64,19 +64,28 @@ class Delivery(NamedTuple):
 _delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delivery)
 
 
-def pack(core: Core[Any], codec: Codec, record: Record, server: bytes = b"") -> Flow[bytes]:
-    """The item of a record. `server`: it is to say that it was put there (`Link.server`)."""
+def pack(
+    core: Core[Any],
+    codec: Codec,
+    record: Record,
+    server: bytes = b"",
+    inline: int = blobs.INLINE_BYTES,
+) -> Flow[bytes]:
+    """The item of a record. `server`: it is to say that it was put there (`Link.server`); larger
+    bodies than `inline` lie beside the queue."""
     id, body, cap = record
     core.check_size(body)
-    if len(body) <= blobs.INLINE_BYTES:
+    if len(body) <= inline:
         return codec.pack(id, bytes(body), max_deliveries=cap, server=server)
     return (yield from blobs.upload(core, id, body, cap, server))
 
 
-def quickly_packed(core: Core[Any], codec: Codec, record: Record) -> bytes | None:
+def quickly_packed(
+    core: Core[Any], codec: Codec, record: Record, inline: int = blobs.INLINE_BYTES
+) -> bytes | None:
     """As `pack`, for a record that needs no more than itself; None for others."""
     body = record.body
-    if type(body) is bytes and len(body) <= blobs.INLINE_BYTES:
+    if type(body) is bytes and len(body) <= inline:
         return codec.pack_record(record.id, body, record.max_deliveries)
     return None
 

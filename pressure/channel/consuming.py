@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pressure import flows
-from pressure.blobs import INLINE_BYTES
+from pressure.blobs import CROWDED_BYTES, INLINE_BYTES, inline_bytes
 from pressure.channel.replies import reply_core
 from pressure.codec import Codec
 from pressure.content import Content
@@ -143,11 +143,12 @@ class Consumer:
         all_done = bool(done) and not verdicts and leased == dict.fromkeys(done, 1)
         left = () if all_done else done
         outcomes = [_outcome((id, None, b"", "")) for id in left if id in leased]
+        inline = inline_bytes(len(verdicts))
         joined = self._joined(verdicts) if len(verdicts) > 1 and not outcomes else None
         for verdict in () if joined is not None else verdicts:
             # Generators cost more than what they mostly do here.
-            outcome = self._quick_outcome(verdict)
-            outcomes.append(outcome or (yield from self._outcome(verdict)))
+            outcome = self._quick_outcome(verdict, inline)
+            outcomes.append(outcome or (yield from self._outcome(verdict, inline)))
         items = yield from exchange(
             self._core,
             self._session,
@@ -180,7 +181,7 @@ class Consumer:
         batches: list[tuple[bytes, list[tuple[bytes, bytes]]]] = []
         last, size = b"", 0
         for (id, client_id, *_), answer, dead_letter in verdicts:
-            if dead_letter or type(answer) is not bytes or len(answer) > INLINE_BYTES:
+            if dead_letter or type(answer) is not bytes or len(answer) > CROWDED_BYTES:
                 return None
             size += len(answer)
             if client_id != last or size > JOINED_BYTES:
@@ -210,7 +211,7 @@ class Consumer:
         value = core.codec.pack_record(delivery.id, answer, 0)
         return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
 
-    def _quick_outcome(self, verdict: Verdict) -> Outcome | None:
+    def _quick_outcome(self, verdict: Verdict, inline: int) -> Outcome | None:
         delivery, answer, dead_letter = verdict
         if answer is None:
             return Outcome(delivery.id, None, b"", dead_letter)
@@ -218,12 +219,12 @@ class Consumer:
         if known is None or type(answer) is not bytes:
             return None
         core, codec = known
-        if len(answer) > INLINE_BYTES:
+        if len(answer) > inline:
             return None
         value = codec.pack_record(delivery.id, answer, 0)
         return _outcome((delivery.id, core.protocol.keys, value, dead_letter))
 
-    def _outcome(self, verdict: Verdict) -> Flow[Outcome]:
+    def _outcome(self, verdict: Verdict, inline: int) -> Flow[Outcome]:
         delivery, answer, dead_letter = verdict
         if answer is None:
             return Outcome(delivery.id, None, b"", dead_letter)
@@ -238,7 +239,7 @@ class Consumer:
         if isinstance(answer, Sealed):
             return Outcome(delivery.id, core.protocol.keys, answer.item, dead_letter)
         try:
-            value = yield from pack(core, codec, Record(delivery.id, answer))
+            value = yield from pack(core, codec, Record(delivery.id, answer), inline=inline)
         except QueueDoesNotExistError:
             # Too large to travel inline, and nobody is there to fetch it.
             return Outcome(delivery.id, None, b"", dead_letter)

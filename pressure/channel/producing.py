@@ -7,6 +7,7 @@ the puts after it are lost, and only those.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -14,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pressure import flows
-from pressure.channel.channel import Channel, Record, pack
+from pressure.channel.channel import Channel, Record
+from pressure.channel.outbox import ONCE, Outbox
 from pressure.core import Core
-from pressure.errors import PressureError
+from pressure.errors import OperationUnblocked, PressureError, ServerOutOfMemoryError
 from pressure.flows import TailLost
 from pressure.link import Link
-from pressure.parcels import quickly_packed
 from pressure.protocol import Command, Status
 from pressure.requests import Flow
 from pressure.retry import Broken
@@ -28,8 +29,6 @@ from pressure.session import ID_BYTES
 __all__ = ["Forgotten", "Producer", "Standing", "TailLost", "Withdrawer"]
 
 PATIENCE = 1.0
-ONCE = 1
-"""The `max_deliveries` of what may be delivered only once."""
 EARLY_BYTES = 16 * 1024
 """So much fits into a socket's buffer, and is sent without a wait."""
 
@@ -55,6 +54,7 @@ class Producer:
         self._core = channel.core
         self._session = channel.handle.acquire()
         self._session.confirmed = 0
+        self._outbox = Outbox(self._core, self._session.link)
         self._generation = b""
         # Of an early put whose fate is unknown: the record's id, and the put's number.
         self._doubt = b"", 0
@@ -111,23 +111,33 @@ class Producer:
             self._generation = self._generation or core.generation
             if self._generation != core.generation:
                 raise Forgotten
-            codec = core.codec
-            assert codec is not None
-            values = []
-            for record in records:
-                if record.max_deliveries == ONCE:
-                    if not self._session.link.client_id:
-                        # It has yet to hear which server this is.
-                        yield from flows.describe(core)
-                    values.append((yield from pack(core, codec, record, self._noted_server())))
-                    continue
-                value = quickly_packed(core, codec, record)
-                values.append(value or (yield from pack(core, codec, record)))
             try:
-                mode = "head" if self.at_head else ""
-                return (yield from flows.put(core, self._session, values, None, mode))
+                return (yield from self._put(records))
             except flows.OtherGeneration:
                 yield from flows.describe(core)
+
+    def _put(self, records: Sequence[Record]) -> Flow[int]:
+        outbox, server = self._outbox, b""
+        if any([record.max_deliveries == ONCE for record in records]):
+            if not self._session.link.client_id:
+                # It has yet to hear which server this is.
+                yield from flows.describe(self._core)
+            server = self._noted_server()
+        try:
+            values = yield from outbox.fill(records, server)
+            mode = "head" if self.at_head else ""
+            accepted = yield from flows.put(self._core, self._session, values, None, mode)
+        except (OperationUnblocked, TailLost, flows.OtherGeneration):
+            # Nothing was put.
+            raise
+        except ServerOutOfMemoryError:
+            yield from outbox.empty()
+            raise
+        except BaseException:
+            outbox.forget()
+            raise
+        outbox.accepted(records[:accepted])
+        return accepted
 
     def _noted_server(self) -> bytes:
         """Where the next put goes, which may be delivered only once."""
@@ -212,7 +222,11 @@ class Producer:
         return self._channel.handle.call(flow, time.monotonic() + PATIENCE)
 
     def close(self) -> None:
-        self._channel.handle.release(self._session)
+        handle, until = self._channel.handle, time.monotonic() + PATIENCE
+        with contextlib.suppress(PressureError):
+            # What was refused, and then not sent any more.
+            handle.run(self._outbox.empty(), self._session, until)
+        handle.release(self._session)
 
 
 class Withdrawer:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
-from pressure import blobs
+from pressure import blobs, flows
 from pressure.address import Address
 from pressure.channel import Channel, Consumer, Delivery, Record
 from pressure.channel.producing import Producer
 from pressure.core import Settings
-from pressure.errors import ServerUnavailableError
+from pressure.errors import ServerOutOfMemoryError, ServerUnavailableError
 
 LARGE = bytes(100_000)
 
@@ -74,8 +75,8 @@ def test_who_claims_few_gets_a_share_of_the_last(
 def test_what_a_producer_sends_with_one_call_has_one_number(channel: Channel) -> None:
     """All of it is taken for lost if the server knows only of an earlier number."""
     producer = Producer(channel)
-    records = [Record(os.urandom(16), bytes(30_000)) for _ in range(50)]
-    for number, accepted in ((1, 34), (2, 16)):
+    records = [Record(os.urandom(16), bytes(16_000)) for _ in range(100)]
+    for number, accepted in ((1, 65), (2, 35)):
         assert producer.send(records) == accepted
         assert producer.number == number
         del records[:accepted]
@@ -131,3 +132,129 @@ def test_nothing_is_known_of_what_was_given_back(channel: Channel, consumer: Con
     consumer.give_back([delivery.id])
     assert not consumer._session.leased
     assert not consumer._session.marks
+
+
+# What lies beside the queue
+
+
+def kept(channel: Channel, client: redis.Redis) -> tuple[int, int]:
+    """How many parts lie beside the queue, and how many uploads count as under way."""
+    keys = channel.core.protocol.keys
+    blobs: Any = client.hlen(keys.blobs)
+    uploads: Any = client.zcard(keys.uploads)
+    return blobs, uploads
+
+
+@pytest.mark.parametrize(
+    ("size", "alone", "among"), [(16_000, 0, 0), (40_000, 0, 3), (70_000, 1, 3)]
+)
+def test_what_is_larger_lies_beside_the_queue_sooner_among_others(
+    channel: Channel, client: redis.Redis, size: int, alone: int, among: int
+) -> None:
+    producer = Producer(channel)
+    assert producer.send([Record(os.urandom(16), bytes(size))]) == 1
+    assert kept(channel, client) == (alone, 0)
+    assert producer.send([Record(os.urandom(16), bytes(size)) for _ in range(3)]) == 3
+    assert kept(channel, client) == (alone + among, 0)
+    producer.close()
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The ids of what was uploaded."""
+    upload, seen = blobs.upload, list[bytes]()
+
+    def noting(core: Any, message_id: bytes, *more: Any) -> Any:
+        seen.append(message_id)
+        return upload(core, message_id, *more)
+
+    monkeypatch.setattr(blobs, "upload", noting)
+    return seen
+
+
+def bounded(channel: Channel, client: redis.Redis, bound: int) -> Producer:
+    client.set(channel.core.protocol.keys.bound, bound)
+    channel.handle.call(flows.describe(channel.core))
+    return Producer(channel)
+
+
+def test_what_was_refused_is_not_uploaded_again(
+    channel: Channel, consumer: Consumer, client: redis.Redis, uploads: list[bytes]
+) -> None:
+    producer = bounded(channel, client, 4)
+    records = [Record(os.urandom(16), LARGE + bytes([n])) for n in range(10)]
+    rest, got = records, list[Delivery]()
+    while rest:
+        accepted = producer.send(rest)
+        assert 1 <= accepted <= 4
+        rest = rest[accepted:]
+        claimed = claim(consumer)
+        got += claimed
+        consumer.exchange((), 0, 0.0, done=[one.id for one in claimed])
+    assert [(one.id, bytes(one.body)) for one in got] == [(id, body) for id, body, _ in records]
+    assert uploads == [record.id for record in records]
+    assert kept(channel, client) == (0, 0)
+    producer.close()
+
+
+def test_what_was_refused_and_is_not_sent_any_more_is_removed(
+    channel: Channel, client: redis.Redis
+) -> None:
+    producer = bounded(channel, client, 1)
+    records = [Record(os.urandom(16), LARGE) for _ in range(4)]
+    assert producer.send(records[:3]) == 1
+    assert kept(channel, client) == (3, 2)
+    channel.withdraw([records[0].id])
+    assert producer.send([records[2], records[3]]) == 1
+    assert kept(channel, client) == (2, 1)
+    producer.close()
+    assert kept(channel, client) == (1, 0)
+
+
+def test_what_may_be_delivered_once_says_anew_where_it_is_put(
+    channel: Channel, consumer: Consumer, client: redis.Redis
+) -> None:
+    producer = bounded(channel, client, 1)
+    records = [Record(os.urandom(16), LARGE, 1) for _ in range(2)]
+    assert producer.send(records) == 1
+    consumer.exchange((), 0, 0.0, done=[one.id for one in claim(consumer)])
+    producer._session.link.server = b"elsewher"
+    assert producer.send(records[1:]) == 1
+    assert kept(channel, client) == (1, 0)
+    (delivery,) = claim(consumer)
+    assert delivery.is_elsewhere(b"here now")
+    assert not delivery.is_elsewhere(b"elsewher")
+    producer.close()
+
+
+def test_what_there_is_no_memory_for_is_removed(
+    channel: Channel, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise ServerOutOfMemoryError("it is full")
+
+    producer = Producer(channel)
+    records = [Record(os.urandom(16), LARGE) for _ in range(3)]
+    with monkeypatch.context() as patches, pytest.raises(ServerOutOfMemoryError):
+        patches.setattr(flows, "put", refuse)
+        producer.send(records)
+    assert kept(channel, client) == (0, 0)
+    assert producer.send(records) == 3
+    producer.close()
+
+
+def test_another_servers_uploads_are_made_again(
+    channel: Channel, consumer: Consumer, client: redis.Redis
+) -> None:
+    producer = bounded(channel, client, 1)
+    records = [Record(os.urandom(16), LARGE) for _ in range(2)]
+    assert producer.send(records) == 1
+    consumer.exchange((), 0, 0.0, done=[one.id for one in claim(consumer)])
+    # As a replica that took over, and had not heard of that.
+    client.delete(channel.core.protocol.keys.blobs)
+    producer._session.link.run = "another"
+    assert producer.send(records[1:]) == 1
+    (delivery,) = claim(consumer)
+    assert not delivery.error
+    assert bytes(delivery.body) == LARGE
+    producer.close()
