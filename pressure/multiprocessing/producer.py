@@ -28,6 +28,7 @@ from pressure.multiprocessing.feeding import Feeder
 from pressure.multiprocessing.outgoing import MOST, REPLY_PATIENCE
 from pressure.protocol import Command
 from pressure.retry import Broken
+from pressure.scripts import SCRIPTS
 
 __all__ = ["Producer"]
 
@@ -173,6 +174,10 @@ class Producer(Feeder):
         fresh = not link.waiter
         request = self._begin(session)
         if not isinstance(request, Command):
+            return
+        if request.script is SCRIPTS["announce"] and not fresh:
+            # It takes several steps, which can't wait for the next put.
+            self._wake_feeder()
             return
         self._posted_at = self._sent_at = now
         # More than one send can carry: the next one follows as soon as there is a reply.

@@ -28,7 +28,7 @@ import pressure.multiprocessing as mp
 from pressure import flows, putting
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerUnavailableError
 from pressure.link import Link
-from pressure.multiprocessing import remote
+from pressure.multiprocessing import feeding, remote
 from pressure.multiprocessing.location import without_secrets
 from pressure.multiprocessing.producer import Producer
 from tests.support.acl import as_admin
@@ -381,6 +381,22 @@ def test_ctrl_c_as_items_are_taken_up_loses_none(url: str) -> None:
     producer.settle()
     assert [q.get(timeout=PATIENCE) for _ in range(10)] == list(range(10))
     q.delete()
+
+
+def has_length(client: redis.Redis, key: str, length: int) -> bool:
+    return client.llen(key) == length
+
+
+def test_a_large_item_does_not_wait_for_the_next_put(
+    shared: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes several steps, of which the putting thread makes the first at most."""
+    monkeypatch.setattr(feeding, "DOZE", 2 * PATIENCE)
+    base = shared._remote.core.protocol.keys.base
+    for count in range(1, 4):
+        shared.put(bytes(100_000))
+        eventually(partial(has_length, client, base, count))
+    assert [len(shared.get(timeout=PATIENCE)) for _ in range(3)] == [100_000] * 3
 
 
 def test_the_feeder_leaves_a_loop_to_itself(url: str) -> None:
