@@ -46,6 +46,8 @@ class Race:
         self._controls: dict[Any, Handle] = {}
         self.rung = False
         """Whether the bell has ended the last `wait`."""
+        self.failed: list[tuple[Consumer, PressureError]] = []
+        """Whose waiting the server has ended with an error. Whoever looks at it empties it."""
 
     def runs(self, consumer: Consumer) -> bool:
         return consumer in self._waiting
@@ -131,6 +133,12 @@ class Race:
             # Blocking moves are refused when memory is out, scripts that drain are not: so poll.
             time.sleep(OOM_POLL)
             reply = None
+        except PressureError as exc:
+            # Others may have got something at the same time.
+            self.failed.append((runner.consumer, exc))
+            with contextlib.suppress(PressureError):
+                _result(runner.flow, exc)
+            return None
         except BaseException as exc:
             link.close()
             return _result(runner.flow, exc)

@@ -44,7 +44,9 @@ _COUNT_BYTES = 2
 _CONSUMERS_AT = _CLAIMED_AT + _COUNT_BYTES + MOST_CLAIMED * _ID_BYTES
 _NESTED_AT = _CONSUMERS_AT + MOST_QUEUES * _ID_BYTES
 _MEASURES_AT = _NESTED_AT + MOST_QUEUES * _ID_BYTES
-_SIZE = _MEASURES_AT + MEASURES_BYTES
+_TROUBLES_AT = _MEASURES_AT + MEASURES_BYTES
+_TROUBLE_BYTES = 256
+_SIZE = _TROUBLES_AT + MOST_QUEUES * _TROUBLE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,18 @@ class Notes:
         """Note under which client id this worker's tasks of a queue submit."""
         at = _NESTED_AT + queue * _ID_BYTES
         self._map[at : at + _ID_BYTES] = client
+
+    def trouble(self, text: str, queue: int = 0) -> None:
+        """Note why a queue can't be served; an empty text: it can."""
+        at = _TROUBLES_AT + queue * _TROUBLE_BYTES
+        said = text.encode(errors="replace")[:_TROUBLE_BYTES]
+        self._map[at : at + _TROUBLE_BYTES] = said.ljust(_TROUBLE_BYTES, b"\0")
+
+    def read_trouble(self, queue: int) -> str:
+        """Why the worker can't serve a queue; empty: it can."""
+        at = _TROUBLES_AT + queue * _TROUBLE_BYTES
+        said = self._map[at : at + _TROUBLE_BYTES].rstrip(b"\0")
+        return said.decode(errors="ignore")
 
     def order(self, task: bytes) -> None:
         """By the supervisor: this task is to end."""

@@ -18,7 +18,7 @@ from pressure import PressureQueue, ServerUnavailableError, Settings
 from pressure.channel import Channel
 from pressure.executor import RedisExecutor, TaskTerminatedError
 from pressure.executor.notes import MOST_CLAIMED
-from pressure.executor.worker.claims import OneQueue
+from pressure.executor.worker.one_queue import OneQueue
 from tests.executor.crews import MODES, PATIENCE, daemon, executor
 from tests.support.waiting import eventually
 

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from pressure.channel import Channel
 from pressure.channel.estate import conclude, remove_replies
 from pressure.errors import PressureError
+from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.records import Kind, pack_answer
 from pressure.executor.supervision.member import signal_name
@@ -159,7 +160,7 @@ class Clerk:
                 known = [one.consumers[number] for one in workers if number < len(one.consumers)]
                 ids = [id for id in known if id is not None]
                 if ids or number == 0:
-                    channel.renew(ids)
+                    self._renew_at(channel, ids)
         except PressureError as exc:
             if self.away_since is None:
                 self.away_since = began
@@ -175,6 +176,15 @@ class Clerk:
                 log.warning(
                     "the server at %s is back after %.0f s", self._channels[0].handle.address, away
                 )
+
+    def _renew_at(self, channel: Channel, ids: Sequence[bytes]) -> None:
+        try:
+            channel.renew(ids)
+        except PressureError as exc:
+            if not is_about_one_queue(exc):
+                raise
+            # The workers say so as well; those of the other queues must not lose their leases.
+            log.debug("leases of queue %r can't be renewed: %s", channel.name, exc)
 
     def _bury(self, dead: Dead, given_back: threading.Event) -> None:
         snapshot, task = dead.snapshot, dead.snapshot.task
@@ -218,11 +228,19 @@ class Clerk:
                 # Before the task can be claimed again, so that its future knows in time.
                 channel = self._channels[snapshot.queue]
                 channel.notify(snapshot.client, task, _death_notice(dead))
+            failure: PressureError | None = None
             for number, consumer in enumerate(snapshot.consumers):
                 if consumer is not None:
                     charge = [task] if task is not None and number == snapshot.queue else []
-                    self._channels[number].reap(consumer, charge)
+                    try:
+                        self._channels[number].reap(consumer, charge)
+                    except PressureError as exc:
+                        if not is_about_one_queue(exc):
+                            raise
+                        failure = exc
             self._gave_back_at = time.monotonic()
+            if failure is not None:
+                raise failure
         except PressureError as exc:
             # That the server is away was said already.
             level = logging.WARNING if self.away_since is None else logging.DEBUG

@@ -30,14 +30,20 @@ STANDSTILL = 30.0
 """A worker that has neither run a task nor looked for one for so long (seconds) is not well, nor is
 a supervisor that has not written for so long."""
 INTERVAL = 1.0
-_BYTES = 1024
+_BYTES = 8192
+_TEXT = 1000
+"""So many characters of the text are said: as JSON they may be six times as many."""
 
 
-def judge(members: Sequence[Member], away_since: float | None) -> tuple[bool, str]:
+def judge(
+    members: Sequence[Member], away_since: float | None, troubles: Sequence[str] = ()
+) -> tuple[bool, str]:
     """Whether the workers do their work, and a text that says so. `away_since`: since when the
-    server is away (monotonic)."""
+    server is away (monotonic); `troubles`: which queues can't be served, and why. While others are,
+    all is well: to start the daemon anew would not help."""
     now = time.monotonic()
     away = "" if away_since is None else f"; the server has been away for {now - away_since:.0f} s"
+    away += "".join(f"; {trouble}" for trouble in troubles)
     last = 0.0
     for member in members:
         snapshot = member.notes.read()
@@ -84,19 +90,21 @@ class HealthFile:
             # And has removed it.
             os.close(descriptor)
 
-    def write(self, members: Sequence[Member], away_since: float | None) -> None:
+    def write(
+        self, members: Sequence[Member], away_since: float | None, troubles: Sequence[str] = ()
+    ) -> None:
         """Say how it is, if it is time to."""
         now = time.monotonic()
         if self._descriptor < 0 or now < self._due:
             return
         self._due = now + INTERVAL
-        healthy, text = judge(members, away_since)
+        healthy, text = judge(members, away_since, troubles)
         said = {
             "name": self._name,
             "pid": os.getpid(),
             "at": now,
             "healthy": healthy,
-            "text": text,
+            "text": text[:_TEXT],
         }
         with contextlib.suppress(OSError):
             # In one piece and always as long, so that nobody reads half of it.

@@ -14,6 +14,7 @@ from pressure._version import __version__
 from pressure.channel import Channel
 from pressure.channel.registry import Registry, RunningTask, WorkerRecord
 from pressure.errors import PressureError
+from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import Snapshot
 from pressure.executor.supervision.memory import rss
 
@@ -90,9 +91,10 @@ class Registrar:
             try:
                 what(registry)
             except PressureError as exc:
-                # The others would fare no better, and they all have a limited time.
                 log.debug("the registry could not be told: %s", exc)
-                return
+                if not is_about_one_queue(exc):
+                    # The others would fare no better, and they all have a limited time.
+                    return
 
     def _record(self, pid: int, age: float, snapshot: Snapshot, now: float) -> WorkerRecord:
         task = None

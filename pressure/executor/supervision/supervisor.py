@@ -19,6 +19,7 @@ from pressure.address import Address
 from pressure.channel import Channel
 from pressure.core import Settings
 from pressure.errors import PressureError
+from pressure.executor.errors import is_about_one_queue
 from pressure.executor.measures import Books
 from pressure.executor.orders import Order, OrderKind
 from pressure.executor.post import DEFAULT_BOUND, Post
@@ -28,6 +29,7 @@ from pressure.executor.supervision.logs import Sink, to_stderr
 from pressure.executor.supervision.memory import Scales
 from pressure.executor.supervision.metrics import Exporter, Source
 from pressure.executor.supervision.systemd import ServiceManager
+from pressure.executor.supervision.troubles import Troubles
 
 __all__ = ["RECONNECT_TIMEOUT", "Plan", "Supervisor", "default_name", "default_processes"]
 
@@ -117,12 +119,11 @@ class Supervisor:
         """Work until stopped. Raises `ServerUnavailableError` if no server is there at first."""
         plan = self._plan
         manager = ServiceManager()
-        for channel in self._channels:
-            channel.ensure(DEFAULT_BOUND)
+        self._make_queues()
         exporter = self._exporter()
         self._crew.open()
         self._handle_signals()
-        health = HealthFile(plan.name)
+        health, troubles = HealthFile(plan.name), Troubles(plan.queues)
         # The workers then share this memory for longer.
         gc.collect()
         gc.freeze()
@@ -135,7 +136,8 @@ class Supervisor:
             while not self._is_over():
                 self._crew.step(min(STEP, manager.interval, self._idle_left()))
                 manager.alive()
-                health.write(self._crew.members, self._crew.clerk.away_since)
+                members = self._crew.members
+                health.write(members, self._crew.clerk.away_since, troubles.look(members))
                 if self._restart:
                     self._restart = False
                     manager.reloading()
@@ -154,6 +156,20 @@ class Supervisor:
             health.close()
             if exporter is not None:
                 exporter.close()
+
+    def _make_queues(self) -> None:
+        """Make those that aren't there. Raises what the server answers; about some of several
+        queues only if about all: the others are served."""
+        failures = []
+        for channel in self._channels:
+            try:
+                channel.ensure(DEFAULT_BOUND)
+            except PressureError as exc:
+                if not is_about_one_queue(exc):
+                    raise
+                failures.append(exc)
+        if len(failures) == len(self._channels):
+            raise failures[0]
 
     def _exporter(self) -> Exporter | None:
         """Serves the metrics, if they are wanted. Raises `MetricsError`."""

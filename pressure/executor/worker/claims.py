@@ -14,17 +14,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.channel.racing import Race
-from pressure.errors import QueueClosedError, QueueDoesNotExistError
-from pressure.executor.context import before_outcomes
+from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
+from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import MOST_CLAIMED, Notes
-from pressure.executor.post import DEFAULT_BOUND
-from pressure.executor.records import join_answers
+from pressure.executor.worker.one_queue import QUIET, OneQueue
 
-__all__ = ["QUIET", "Claimant", "Claims", "OneQueue", "next_count", "settle"]
+__all__ = ["Claims", "next_count"]
 
 BATCH_SECONDS = 0.045
 """How much work a worker claims at once. Of tasks that take 10 ms it has four in hand, so that it
@@ -33,73 +33,6 @@ FEW = 16
 """Who claims no more than this gets only a share of what is queued (`lua/exchange.lua`)."""
 RECENT = 0.010
 """A queue that was empty so long ago (seconds) is not asked again while another has tasks."""
-QUIET = 1.0
-"""After this time (seconds) a closed queue is asked again."""
-
-
-class Claimant(Protocol):
-    """What a worker and its watchdog need of a consumer, or of several. What it says of `channel`
-    and does with deliveries concerns the queue that the last claim was from."""
-
-    lock: threading.RLock
-
-    @property
-    def channel(self) -> Channel: ...
-
-    @property
-    def server(self) -> bytes: ...
-
-    @property
-    def unsettled(self) -> bool: ...
-
-    @property
-    def looked(self) -> float: ...
-
-    def exchange(
-        self, verdicts: Sequence[Verdict], count: int, until: float | None = None
-    ) -> list[Delivery]: ...
-
-    def give_back(self, ids: Sequence[bytes]) -> None: ...
-
-    def holds(self, id: bytes) -> bool: ...
-
-    def unblock(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class OneQueue(Consumer):
-    """The consumer of a worker that serves only this queue."""
-
-    def __init__(self, channel: Channel) -> None:
-        super().__init__(channel.handle, join_answers)
-        self.channel = channel
-
-    def exchange(
-        self,
-        verdicts: Sequence[Verdict],
-        count: int,
-        until: float | None = None,
-        *,
-        done: Sequence[bytes] = (),
-        wait: bool = True,
-    ) -> list[Delivery]:
-        if verdicts:
-            for call in before_outcomes:
-                call()
-        return super().exchange(verdicts, count, until, done=done, wait=wait)
-
-    def unblock(self) -> None:
-        """End a wait for a task. From any thread."""
-        self.channel.unblock()
-
-
-def settle(consumer: Claimant, verdicts: Sequence[Verdict], until: float | None = None) -> None:
-    """Record verdicts without claiming anything."""
-    found = consumer.exchange(verdicts, 0, until)
-    if found:
-        # What a reply had brought that was lost.
-        consumer.give_back([delivery.id for delivery in found])
 
 
 def next_count(count: int, ran: int, seconds: float) -> int:
@@ -114,13 +47,18 @@ def next_count(count: int, ran: int, seconds: float) -> int:
     return max(1, min(count * 2, int(ran * BATCH_SECONDS / seconds), MOST_CLAIMED))
 
 
+class Tell(Protocol):
+    """As `Notes.trouble`."""
+
+    def __call__(self, text: str, queue: int = 0) -> None: ...
+
+
 class _Source:
     """One of the queues."""
 
-    def __init__(self, number: int, channel: Channel) -> None:
+    def __init__(self, number: int, channel: Channel, tell: Tell) -> None:
         self.number = number
-        self.channel = channel
-        self.consumer = OneQueue(channel)
+        self.consumer = OneQueue(channel, partial(tell, queue=number))
         self.count = 1
         self.empty_at = float("-inf")
         self.closed_until = 0.0
@@ -129,11 +67,13 @@ class _Source:
 
 class Claims:
     """The consumers of a worker of several queues, in turn. With `burst` it never waits: nothing is
-    claimed if all queues are empty."""
+    claimed if all queues are empty. `tell` hears why a queue is set aside."""
 
-    def __init__(self, channels: Sequence[Channel], notes: Notes, *, burst: bool = False) -> None:
+    def __init__(
+        self, channels: Sequence[Channel], notes: Notes, tell: Tell, *, burst: bool = False
+    ) -> None:
         self.lock = threading.RLock()
-        self._sources = [_Source(number, channel) for number, channel in enumerate(channels)]
+        self._sources = [_Source(number, channel, tell) for number, channel in enumerate(channels)]
         self._current = self._sources[0]
         self._notes = notes
         self._burst = burst
@@ -145,14 +85,13 @@ class Claims:
     def open(self) -> None:
         """Register as a consumer of each queue."""
         for source in self._sources:
-            source.channel.ensure(DEFAULT_BOUND)
             self._notes.consumer(source.consumer.id, source.number, ready=False)
-            source.consumer.exchange((), 0)
+            source.consumer.open()
             self._note(source)
 
     @property
     def channel(self) -> Channel:
-        return self._current.channel
+        return self._current.consumer.channel
 
     @property
     def server(self) -> bytes:
@@ -189,8 +128,16 @@ class Claims:
             os.write(self._bell, b"\0")
 
     def close(self) -> None:
+        failure: PressureError | None = None
         for source in self._sources:
-            source.consumer.close()
+            try:
+                source.consumer.close()
+            except PressureError as exc:
+                if not is_about_one_queue(exc):
+                    raise
+                failure = exc
+        if failure is not None:
+            raise failure
 
     def ran(self, tasks: int, seconds: float) -> None:
         """So long the last claim's tasks took, as far as they were run."""
@@ -209,10 +156,8 @@ class Claims:
             owed = verdicts()
             left = unbegun()
             if left:
-                # The watchdog has tried, and could not say whether it succeeded.
-                self._record(owed)
+                self._record(owed, left)
                 owed = ()
-                self._current.consumer.give_back(left)
             deliveries = self._claim_in_turn(owed, most)
             if deliveries or self._burst:
                 return deliveries
@@ -245,26 +190,32 @@ class Claims:
                 return deliveries
         return []
 
-    def _record(self, verdicts: Sequence[Verdict]) -> None:
+    def _record(self, verdicts: Sequence[Verdict], left: Sequence[bytes] = ()) -> None:
         source = self._current
         # Its clients hear of a queue that is gone by themselves.
         with contextlib.suppress(QueueDoesNotExistError):
-            settle(source.consumer, verdicts)
-        self._note(source)
+            source.consumer.claim(verdicts, left, 0)
+        self._look_at(source)
 
     def _ask(self, source: _Source, verdicts: Sequence[Verdict], most: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
         try:
-            deliveries = source.consumer.exchange(verdicts, min(source.count, most), wait=False)
+            count = min(source.count, most)
+            deliveries = source.consumer.claim(verdicts, (), count, wait=False)
         except QueueDoesNotExistError:
-            # Deleted, or lost with the server's data.
-            source.channel.ensure(DEFAULT_BOUND)
+            source.consumer.ensure()
         except QueueClosedError:
             source.closed_until = time.monotonic() + QUIET
-        self._note(source)
+        self._look_at(source)
         if not deliveries:
             source.empty_at = time.monotonic()
         return deliveries
+
+    def _look_at(self, source: _Source) -> None:
+        """After something was done with it that may have been answered with an error."""
+        self._note(source)
+        if source.consumer.trouble:
+            source.closed_until = source.consumer.aside_until
 
     def _note(self, source: _Source) -> None:
         id = source.consumer.id
@@ -301,11 +252,21 @@ class Claims:
                     for consumer, item in race.wait(QUIET if watched else 0.0):
                         if item is not None:
                             found[consumer] = item
+                    self._set_aside()
                     if race.rung:
                         break
         finally:
             found |= race.end()
+        self._set_aside()
         return self._choose(claimed, found)
+
+    def _set_aside(self) -> None:
+        """What the server has answered with an error to those that waited."""
+        while self._race.failed:
+            consumer, exc = self._race.failed.pop()
+            source = next(one for one in self._sources if one.consumer is consumer)
+            source.consumer.set_aside(exc)
+            self._look_at(source)
 
     def _choose(
         self, claimed: tuple[_Source, list[Delivery]] | None, found: dict[Consumer, bytes]
@@ -316,11 +277,16 @@ class Claims:
             item = found.pop(source.consumer, None)
             if item is None:
                 continue
-            if claimed is None:
-                claimed = source, [source.consumer.opened(item)]
-            else:
-                source.consumer.hand_back([item])
-            self._note(source)
+            consumer = source.consumer
+            try:
+                if claimed is None:
+                    claimed = source, [consumer.opened(item)]
+                else:
+                    consumer.hand_back([item])
+            except PressureError as exc:
+                # It is known as taken, and not begun.
+                consumer.set_aside(exc, left=[consumer.channel.core.tag_of(item)])
+            self._look_at(source)
         if claimed is None:
             return []
         source, deliveries = claimed

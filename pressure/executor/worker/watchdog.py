@@ -12,10 +12,11 @@ from multiprocessing.connection import wait as wait_for_any
 
 from pressure.channel import Delivery, Verdict
 from pressure.errors import PressureError, ServerUnavailableError
+from pressure.executor.errors import is_about_one_queue
 from pressure.executor.interrupts import Guard
 from pressure.executor.notes import Notes
 from pressure.executor.records import Kind, pack_answer
-from pressure.executor.worker.claims import QUIET, Claimant, settle
+from pressure.executor.worker.one_queue import QUIET, Claimant, settle
 
 __all__ = ["Desk", "Watchdog"]
 
@@ -102,6 +103,7 @@ class Watchdog:
         parent = parent_process()
         sentinels = [parent.sentinel] if parent is not None else []
         idle_since = hastened = time.monotonic()
+        later = 0.0
         while True:
             now = time.monotonic()
             self._look(consumer)
@@ -118,13 +120,17 @@ class Watchdog:
                 idle_since = time.monotonic()
             self._doze(sentinels, TICK)
             try:
-                self._relieve()
+                if now >= later:
+                    self._relieve()
                 if desk.stopping and now - hastened > HASTEN:
                     hastened = now
                     self._hasten(idle_since)
             except PressureError as exc:
                 # That the server is away is for a daemon's supervisor to say, once.
                 quiet = self._daemon and isinstance(exc, ServerUnavailableError)
+                if is_about_one_queue(exc):
+                    # It stays so for a while, and is said when the task is done.
+                    quiet, later = True, now + QUIET
                 log.log(logging.DEBUG if quiet else logging.WARNING, "while a task ran: %s", exc)
 
     def _look(self, consumer: Claimant) -> None:

@@ -39,13 +39,14 @@ from pressure.executor.interrupts import SIGNAL, Guard, Unguarded, left
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.outcomes import broken, pack_exception, pack_result, say
 from pressure.executor.payloads import loads
-from pressure.executor.post import DEFAULT_BOUND, Post
+from pressure.executor.post import Post
 from pressure.executor.records import CAPTURE, NO_ARGUMENTS, Kind, unpack_task
 from pressure.executor.worker.capture import Captured
-from pressure.executor.worker.claims import QUIET, Claimant, Claims, OneQueue, next_count, settle
+from pressure.executor.worker.claims import Claims, next_count
 from pressure.executor.worker.heirs import Kept, heed, prepare_signals, vanish
 from pressure.executor.worker.library import Library
 from pressure.executor.worker.lifeline import end_with
+from pressure.executor.worker.one_queue import QUIET, Claimant, OneQueue, settle
 from pressure.executor.worker.verdicts import not_to_run, refused, verdict
 from pressure.executor.worker.watchdog import Desk, Watchdog
 
@@ -96,9 +97,9 @@ class Worker:
         self._channels = [post.channel(queue) for queue in post.queues]
         self._claimant: OneQueue | Claims
         if len(self._channels) == 1:
-            self._claimant = OneQueue(self._channels[0])
+            self._claimant = OneQueue(self._channels[0], self._tell)
         else:
-            self._claimant = Claims(self._channels, notes, burst=post.burst)
+            self._claimant = Claims(self._channels, notes, self._tell, burst=post.burst)
         self._post = post
         self._notes = notes
         self._measures = notes.measures if notes.measures.wanted else None
@@ -128,6 +129,13 @@ class Worker:
             vanish()
         self._watchdog.ring()
 
+    def _tell(self, text: str, queue: int = 0) -> None:
+        """Say why a queue can't be served, or (empty) that it can: a daemon's supervisor says it,
+        once for all of its workers."""
+        self._notes.trouble(text, queue)
+        if text and not self._post.name:
+            log.warning("queue %r can't be served for now: %s", self._post.queues[queue], text)
+
     def blame(self) -> None:
         """This process is broken. If no task runs, the last one may have done it, and is charged
         for that unless its outcome is recorded: or it would break one process after another."""
@@ -139,9 +147,8 @@ class Worker:
         if isinstance(claimant, Claims):
             claimant.open()
         else:
-            claimant.channel.ensure(DEFAULT_BOUND)
             self._notes.consumer(claimant.id, ready=False)
-            claimant.exchange((), 0)
+            claimant.open()
             self._notes.consumer(claimant.id)
         self._guard.install()
         self._kept = Kept(SIGNAL, daemon=not self._post.local)
@@ -171,12 +178,17 @@ class Worker:
                 count = min(count, self._max_tasks - self._done)
                 if count <= 0:
                     break
+            if consumer.trouble and consumer.rest():
+                continue
             life = consumer.life
             try:
-                deliveries = self._claim(consumer, count, until)
+                with consumer.lock:
+                    # Asked now, and not before the watchdog let go of the lock: it may have tried
+                    # in vain to send these, and to give those back, while the last task ended.
+                    verdicts, left = desk.take_verdicts(), desk.take_pending()
+                    deliveries = consumer.claim(verdicts, left, count, until)
             except QueueDoesNotExistError:
-                # Deleted, or lost with the server's data.
-                consumer.channel.ensure(DEFAULT_BOUND)
+                consumer.ensure()
                 continue
             except QueueClosedError:
                 if self._retires():
@@ -191,18 +203,6 @@ class Worker:
             if life != consumer.life:
                 desk.verdicts.clear()
             count = next_count(count, *self._take_up(consumer, deliveries))
-
-    def _claim(self, consumer: OneQueue, count: int, until: float | None) -> list[Delivery]:
-        """Record what is done, and take the next tasks."""
-        with consumer.lock:
-            # Asked now, and not before the watchdog let go of the lock: it may have tried in vain
-            # to send these, and to give those back, while the last task ended.
-            verdicts, left = self._desk.take_verdicts(), self._desk.take_pending()
-            if left:
-                settle(consumer, verdicts)
-                consumer.give_back(left)
-                verdicts = []
-            return consumer.exchange(verdicts, count, until)
 
     def _serve_all(self, claims: Claims) -> None:
         desk = self._desk
