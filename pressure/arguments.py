@@ -6,6 +6,8 @@ import operator
 import time
 from typing import Protocol
 
+from pressure.errors import PressureError
+
 __all__ = [
     "MAX_BOUND",
     "check_settings",
@@ -14,6 +16,7 @@ __all__ = [
     "deadline",
     "lenient_deadline",
     "put_deadline",
+    "usable_bound",
 ]
 
 MAX_BOUND = 2**53
@@ -114,3 +117,13 @@ def check_settings(settings: _Limits) -> None:
         raise ValueError(f"min_replicas must be >= 0, not {settings.min_replicas!r}")
     if not settings.replica_timeout > 0:
         raise ValueError(f"replica_timeout must be positive, not {settings.replica_timeout!r}")
+
+
+def usable_bound(found: int, key: bytes) -> int:
+    """The bound that a script has found in a key (-1: it is no number)."""
+    if found < 0:
+        raise PressureError(
+            f"the key {key.decode()} holds no number: something else has written it; set it to the "
+            "queue's bound (0: none), or delete it"
+        )
+    return found

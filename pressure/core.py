@@ -24,9 +24,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pressure import envelope
 from pressure.address import Address
-from pressure.arguments import check_settings
+from pressure.arguments import check_settings, usable_bound
 from pressure.codec import Codec, Serializer, context_of
-from pressure.errors import ItemTooLargeError, PressureError
+from pressure.errors import ItemTooLargeError
 from pressure.keys import Keys
 from pressure.opened import Opened
 from pressure.protocol import Protocol
@@ -171,12 +171,7 @@ class Core(Generic[L]):
 
     def learn(self, generation: bytes, bound: int) -> None:
         """Take in what `describe` answered. Signatures are bound to the generation."""
-        if bound < 0:
-            key = self.protocol.keys.bound.decode()
-            raise PressureError(
-                f"the key {key} holds no number: something else has written it; set it to the "
-                "queue's bound (0: none), or delete it"
-            )
+        bound = usable_bound(bound, self.protocol.keys.bound)
         if generation != self.generation:
             self._forfeited_before = self.forfeited
         self.generation = generation

@@ -9,7 +9,7 @@ import warnings
 from typing import Any, TypeVar
 
 from pressure import flows, lifecycle
-from pressure.arguments import checked_bound
+from pressure.arguments import checked_bound, usable_bound
 from pressure.core import Core
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
 from pressure.handle import Handle
@@ -146,7 +146,7 @@ class QueueControl:
     @property
     def maxsize(self) -> int:
         """The bound; 0: none. Assigning changes it, for everybody; what exceeds it stays."""
-        bound: int = self._size()[1]
+        bound = usable_bound(self._size()[1], self._core.protocol.keys.bound)
         return bound
 
     @maxsize.setter

@@ -16,7 +16,7 @@ from pressure.address import Address
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerRefusedError
 from pressure.nodes import named
 
-__all__ = ["Backoff", "Broken", "Disconnected", "Oom", "classify"]
+__all__ = ["Backoff", "Broken", "Disconnected", "Oom", "classify", "is_about_one_queue"]
 
 FIRST_DELAY = 0.02
 LONGEST_DELAY = 0.5
@@ -99,6 +99,13 @@ def classify(exc: Exception, *, sent: bool, address: Address) -> Exception:
     ) or text.startswith(_PASSING):
         return Broken(exc, sent=False)
     return PressureError(f"the server at {where} answered with an error: {text}")
+
+
+def is_about_one_queue(exc: PressureError) -> bool:
+    """Whether the server has answered with an error that is no other queue's: something else has
+    written to this one's keys, say."""
+    # All that means something else has a class of its own.
+    return type(exc) is PressureError
 
 
 def _distrusted(exc: BaseException | None) -> ssl.SSLCertVerificationError | None:

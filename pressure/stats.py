@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+from pressure.arguments import usable_bound
 from pressure.core import Core
 from pressure.envelope import Envelope
 
@@ -46,7 +47,7 @@ class QueueStats:
 
 
 def parse_stats(core: Core[Any], reply: Any) -> QueueStats:
-    """Make sense of the reply of `stats`."""
+    """Make sense of the reply of `stats`. Raises `PressureError` if the bound is no number."""
     oldest: float | None = None
     header = reply[14]
     if not core.raw and header:
@@ -54,7 +55,7 @@ def parse_stats(core: Core[Any], reply: Any) -> QueueStats:
             oldest = Envelope.parse(header).put_ms / 1000
     ahead = reply[8]
     return QueueStats(
-        bound=reply[1],
+        bound=usable_bound(reply[1], core.protocol.keys.bound),
         length=reply[2] + ahead,
         closed=bool(reply[3]),
         produced_messages=reply[4],

@@ -13,7 +13,7 @@ from pressure.aio.errors import for_asyncio
 from pressure.aio.handle import AsyncHandle
 from pressure.aio.letters import AsyncDeadLetters
 from pressure.aio.link import AsyncLink
-from pressure.arguments import checked_bound
+from pressure.arguments import checked_bound, usable_bound
 from pressure.core import Core
 from pressure.errors import QueueDoesNotExistError
 from pressure.protocol import Command, Status
@@ -137,7 +137,7 @@ class AsyncQueueControl:
 
     async def maxsize(self) -> int:
         """The bound; 0: none."""
-        bound: int = (await self._size())[1]
+        bound = usable_bound((await self._size())[1], self._core.protocol.keys.bound)
         return bound
 
     async def set_maxsize(self, bound: int) -> None:

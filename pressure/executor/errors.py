@@ -37,15 +37,7 @@ __all__ = [
     "TaskTerminatedError",
     "TaskTimeoutError",
     "WorkerLostError",
-    "is_about_one_queue",
 ]
-
-
-def is_about_one_queue(exc: PressureError) -> bool:
-    """Whether the server has answered with an error that is no other queue's: something else has
-    written to this one's keys, say."""
-    # All that means something else has a class of its own.
-    return type(exc) is PressureError
 
 
 class TaskError(PressureError, BrokenProcessPool):

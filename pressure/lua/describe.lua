@@ -17,4 +17,4 @@ if call('SETNX', generation, ARGV[1]) == 1 then
   for _, id in ipairs(call('ZRANGE', departed, 0, -1)) do call('HSET', departures, id, 'old') end
   call('DEL', leases, prefetched, fetched, producers, waiters, paused)
 end
-return {OK, tonumber(limit) or -1, call('GET', generation), call('EXISTS', closed)}
+return {OK, whole(limit, -1), call('GET', generation), call('EXISTS', closed)}

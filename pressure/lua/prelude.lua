@@ -16,6 +16,13 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- What stands in a key as a number. Anybody may have written it: it need not be a number, nor one that fits into a reply.
+local function whole(value, otherwise)
+  local number = tonumber(value or 0)
+  if not number or number ~= number then return otherwise end
+  return math.max(-2 ^ 53, math.min(number, 2 ^ 53))
+end
+
 -- A list that holds one element while something is true, so that clients can block on it.
 local function signal(list)
   if call('LLEN', list) == 0 then call('LPUSH', list, '1') end

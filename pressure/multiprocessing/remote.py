@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pressure import bundles, flows, items, lifecycle, putting
 from pressure.address import Address
-from pressure.arguments import checked_bound
+from pressure.arguments import checked_bound, usable_bound
 from pressure.core import Ahead, Core, Settings
 from pressure.credentials import resolve_keys
 from pressure.errors import (
@@ -359,6 +359,7 @@ class Remote:
             else:
                 certain = length + reserved < enough or length - theirs >= enough
             if certain or time.monotonic() >= until:
+                usable_bound(bound, self.core.protocol.keys.bound)
                 return Size(length, bound, ahead, reserved)
             time.sleep(LOOK_AGAIN)
 

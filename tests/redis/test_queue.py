@@ -103,6 +103,40 @@ def test_a_bound_that_is_no_number(
     assert make().get(timeout=WAIT) == 1
 
 
+@pytest.mark.parametrize("value", ["junk", "", "nan", "inf", "-inf", "1e999", "1" + "0" * 60, "-7"])
+def test_counters_that_are_no_numbers(q: Queue, client: redis.Redis, value: str) -> None:
+    """Something else has written them: the other numbers are still told."""
+    keys = q._core.protocol.keys
+    q.put(1)
+    counters = (keys.produced_messages, keys.produced_bytes, keys.consumed_messages)
+    for key in (*counters, keys.consumed_bytes, keys.orphans, keys.paused):
+        client.set(key, value)
+    client.hset(keys.prefetched, "*", "junk")
+    client.hset(keys.prefetched, "#", "")
+    stats = q.stats()
+    assert (stats.length, stats.fetched_ahead, q.qsize()) == (1, 0, 1)
+    assert all(
+        -(2**53) <= number <= 2**53
+        for number in (stats.produced_messages, stats.produced_bytes, stats.orphans)
+    )
+    now = client.time()[0]
+    assert stats.paused_at is not None and 0 < stats.paused_at <= now + 1
+    assert q.paused
+    client.delete(keys.prefetched)
+    q.resume()
+    assert q.stats().paused_at is None
+    client.set(keys.bound, value)
+    client.delete(*counters)
+    if value in ("junk", "", "nan", "-inf", "-7"):
+        with pytest.raises(pressure.PressureError, match=r":bound holds no number"):
+            q.stats()
+        with pytest.raises(pressure.PressureError, match=r":bound holds no number"):
+            assert q.maxsize
+    else:
+        assert q.stats().bound == 2**53
+    assert q.qsize() == 1
+
+
 def test_the_published_example(url: str, queue_name: str) -> None:
     q = Queue(queue_name, url=url)
     q.create(bound=2)

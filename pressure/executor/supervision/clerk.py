@@ -20,10 +20,10 @@ from queue import SimpleQueue
 from pressure.channel import Channel
 from pressure.channel.estate import conclude, remove_replies
 from pressure.errors import PressureError
-from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import Notes, Snapshot
 from pressure.executor.records import Kind, pack_answer
 from pressure.executor.supervision.member import signal_name
+from pressure.retry import is_about_one_queue
 
 __all__ = ["Clerk", "Dead"]
 

@@ -14,9 +14,9 @@ from pressure._version import __version__
 from pressure.channel import Channel
 from pressure.channel.registry import Registry, RunningTask, WorkerRecord
 from pressure.errors import PressureError
-from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import Snapshot
 from pressure.executor.supervision.memory import rss
+from pressure.retry import is_about_one_queue
 
 __all__ = ["Registrar"]
 

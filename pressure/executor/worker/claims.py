@@ -20,9 +20,9 @@ from typing import Protocol
 from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.channel.racing import Race
 from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
-from pressure.executor.errors import is_about_one_queue
 from pressure.executor.notes import MOST_CLAIMED, Notes
 from pressure.executor.worker.one_queue import QUIET, OneQueue
+from pressure.retry import is_about_one_queue
 
 __all__ = ["Claims", "next_count"]
 

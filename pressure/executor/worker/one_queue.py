@@ -15,9 +15,9 @@ from typing import Protocol
 from pressure.channel import Channel, Consumer, Delivery, Verdict
 from pressure.errors import PressureError, QueueDoesNotExistError, QueueError
 from pressure.executor.context import before_outcomes
-from pressure.executor.errors import is_about_one_queue
 from pressure.executor.post import DEFAULT_BOUND
 from pressure.executor.records import join_answers
+from pressure.retry import is_about_one_queue
 
 __all__ = ["QUIET", "Claimant", "OneQueue", "settle"]
 

@@ -12,11 +12,11 @@ from multiprocessing.connection import wait as wait_for_any
 
 from pressure.channel import Delivery, Verdict
 from pressure.errors import PressureError, ServerUnavailableError
-from pressure.executor.errors import is_about_one_queue
 from pressure.executor.interrupts import Guard
 from pressure.executor.notes import Notes
 from pressure.executor.records import Kind, pack_answer
 from pressure.executor.worker.one_queue import QUIET, Claimant, settle
+from pressure.retry import is_about_one_queue
 
 __all__ = ["Desk", "Watchdog"]
 
