@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing as _standard
+import typing as _typing
 from multiprocessing import (
     Array,
     AuthenticationError,
@@ -46,14 +47,14 @@ from multiprocessing import (
     set_forkserver_preload,
     set_start_method,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pressure.multiprocessing.aliases import install_aliases
 from pressure.multiprocessing.contexts import get_context
 from pressure.multiprocessing.pool import Pool
 from pressure.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     # What `__getattr__` finds, for type checkers. Only `pool` and `queues` are this package's own.
     from multiprocessing import connection as connection
     from multiprocessing import context as context
@@ -123,7 +124,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *dir(_standard)})
 
 
-if not TYPE_CHECKING:
+if not _typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """What else `multiprocessing` has: names, and submodules such as `shared_memory`."""

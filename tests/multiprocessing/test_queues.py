@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -70,6 +71,18 @@ def test_the_module_has_all_that_multiprocessing_has() -> None:
     assert mp.shared_memory is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         mp.nonsense  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_the_module_shows_no_constants_that_multiprocessing_has_not() -> None:
+    """The standard library's own tests take what has no module for a public name."""
+    shown = {
+        name
+        for name in dir(mp)
+        if not name.startswith("_")
+        and not isinstance(getattr(mp, name), ModuleType)
+        and getattr(getattr(mp, name), "__module__", None) is None
+    }
+    assert shown - set(mp.__all__) <= {"SUBDEBUG", "SUBWARNING"}
 
 
 @pytest.mark.parametrize(
