@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pressure.address import Address
 from pressure.channel.registry import WorkerRecord, read_roll
 from pressure.channel.replies import Opaque
+from pressure.channel.soundness import faults
 from pressure.cluster import ClusterFinder
 from pressure.commands import Command, Status
 from pressure.core import Core, Settings
@@ -26,7 +27,7 @@ from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistEr
 from pressure.keys import Keys, bound_keys, name_of
 from pressure.letters import PAGE, DeadLetter, parse_letter
 from pressure.link import Link
-from pressure.retry import Broken
+from pressure.retry import Broken, is_about_one_queue
 from pressure.session import ID_BYTES
 from pressure.stats import QueueStats, parse_stats
 
@@ -53,7 +54,8 @@ class QueueName(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A queue at one instant. Ages are in seconds; None: unknown, or nothing is there. `kind` is
-    `tasks` for an executor's queue, else `items`; None in a Cluster, where names don't tell."""
+    `tasks` for an executor's queue, else `items`; None in a Cluster, where names don't tell. Of one
+    that is `broken`, since something else has written to its keys, the stats say nothing."""
 
     name: QueueName
     kind: str | None
@@ -63,12 +65,34 @@ class Queue:
     workers: tuple[WorkerRecord, ...]
     at: float
     """When it was looked at (monotonic)."""
+    broken: bool = False
 
     @property
     def state(self) -> str:
+        if self.broken:
+            return "broken"
         if self.paused_for is not None:
             return "paused"
         return "closed" if self.stats.closed else "open"
+
+
+_UNKNOWN = QueueStats(
+    bound=0,
+    length=0,
+    closed=False,
+    produced_messages=0,
+    produced_bytes=0,
+    consumed_messages=0,
+    consumed_bytes=0,
+    fetched_ahead=0,
+    consumers=0,
+    dead_letters=0,
+    last_producer="",
+    last_consumer="",
+    orphans=0,
+    oldest_put_at=None,
+    paused_at=None,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +142,22 @@ class Inventory:
         """How a queue is getting on; None if it is gone, or is none."""
         core = self._core(name)
         link = self._link_of(name)
+        stats, broken = _UNKNOWN, False
+        workers: tuple[WorkerRecord, ...] = ()
         try:
             reply = self._ask(link, core.protocol.stats())
+            if reply[0] != Status.OK:
+                return None
+            workers = tuple(read_roll(self._ask(link, core.protocol.roll())))
+            stats = parse_stats(core, reply)
         except PressureError as exc:
-            if "WRONGTYPE" not in str(exc):
+            if not is_about_one_queue(exc):
                 raise
-            return None
+            if self._ask(link, Command(("EXISTS", *core.protocol.keys.fixed()))) < 2:
+                # Something else is called like the key that makes a queue exist.
+                return None
+            broken = True
         now_ms = self.now_ms(link)
-        if reply[0] != Status.OK or len(reply) < 16:
-            return None
-        stats = parse_stats(core, reply)
-        workers = tuple(read_roll(self._ask(link, core.protocol.roll())))
         kind: str | None = "tasks" if name.tagged else "items"
         if self.address.is_cluster and not workers:
             kind = None
@@ -137,10 +166,16 @@ class Inventory:
             kind=kind,
             stats=stats,
             oldest_age=age_of(stats.oldest_put_at, now_ms),
-            paused_for=age_of(stats.paused_at, now_ms),
+            paused_for=_since(stats.paused_at, now_ms),
             workers=workers,
             at=time.monotonic(),
+            broken=broken,
         )
+
+    def faults(self, name: QueueName) -> list[str]:
+        """What is wrong with a queue's keys, a sentence for each (`soundness.faults`)."""
+        link = self._link_of(name)
+        return faults(lambda command: self._ask(link, command), self._core(name).protocol.keys)
 
     def oldest(self, name: QueueName) -> bytes | None:
         """The oldest item of a queue, else its last dead letter's, as the bytes that they are; None
@@ -152,13 +187,18 @@ class Inventory:
         return next((letter.payload for letter in self.letters(name)), None)
 
     def client(self, queue: QueueName, id: str) -> Client | None:
-        """What is known of a client; None if it is gone."""
+        """What is known of a client; None if it is gone, or nothing can be known."""
         core = self._core(queue, f"{queue.name}:reply:{id}")
         link = self._link_of(queue)
-        reply = self._ask(link, core.protocol.stats())
-        if reply[0] != Status.OK:
+        try:
+            reply = self._ask(link, core.protocol.stats())
+            if reply[0] != Status.OK:
+                return None
+            stats = parse_stats(core, reply)
+        except PressureError as exc:
+            if not is_about_one_queue(exc):
+                raise
             return None
-        stats = parse_stats(core, reply)
         lives = self._ask(link, Command(("PTTL", core.protocol.keys.bound)))
         expires_in = lives / 1000 if lives >= 0 else None
         return Client(id, queue, stats.last_consumer, stats.length, expires_in)
@@ -273,6 +313,11 @@ def age_of(at: float | None, now_ms: float) -> float | None:
     if at is None or not FIRST_MS / 1000 <= at <= now_ms / 1000 + 60:
         return None
     return max(0.0, now_ms / 1000 - at)
+
+
+def _since(at: float | None, now_ms: float) -> float | None:
+    """Seconds since `at`, which the server's clock has shown; None for None."""
+    return None if at is None else max(0.0, now_ms / 1000 - at)
 
 
 def is_envelope(item: bytes) -> bool:

@@ -13,7 +13,9 @@ from pressure.cli.autopsy import dissected, hexdump
 from pressure.cli.connecting import Server, server_options
 from pressure.cli.program import EXIT_CODES, Group
 from pressure.cli.tables import duration, echo_json, safe, size, table
+from pressure.errors import PressureError
 from pressure.letters import DeadLetter
+from pressure.retry import is_about_one_queue
 
 __all__ = ["COMMANDS"]
 
@@ -57,11 +59,17 @@ def list_(server: Server, name: str | None, limit: int, as_json: bool) -> None:
         letters: list[tuple[QueueName, DeadLetter]] = []
         more = False
         for queue in queues:
-            for letter in inventory.letters(queue):
-                if len(letters) == limit:
-                    more = True
-                    break
-                letters.append((queue, letter))
+            try:
+                for letter in inventory.letters(queue):
+                    if len(letters) == limit:
+                        more = True
+                        break
+                    letters.append((queue, letter))
+            except PressureError as exc:
+                if name is not None or not is_about_one_queue(exc):
+                    raise
+                # The others have theirs all the same.
+                click.echo(f"pressure: queue {safe(repr(str(queue)))}: {safe(exc)}", err=True)
     if as_json:
         echo_json([_facts(queue, letter, now_ms) for queue, letter in letters])
         return

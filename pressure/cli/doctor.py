@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import click
 from click.exceptions import Exit
 
 from pressure._version import __version__
-from pressure.channel.inventory import Inventory, is_envelope
+from pressure.channel.inventory import Inventory, QueueName, is_envelope
 from pressure.checks import Finding, Severity, check_key, check_server
 from pressure.cli.connecting import Server, signing_server_options
 from pressure.cli.program import EXIT_CODES
@@ -43,6 +43,10 @@ MOST_QUEUES = 1000
 PATIENCE = 2.0
 """How long (seconds) it is waited for the answers of workers."""
 FULL = 0.9
+SPOILED = (
+    "something else has written there: see to that, then set a number (SET: the bound, 0 for a "
+    "count), and rename or delete another key (RENAME, DEL)"
+)
 LIBRARIES = ("redis", "hiredis", "cloudpickle", "click")
 OLDEST_REDIS_PY = (5, 0)
 
@@ -116,7 +120,7 @@ def _examine(server: Server) -> Iterator[Line]:
         yield _trial(server)
         yield from _workers(server)
         yield from _pythons(server)
-        yield from _items(server, inventory)
+        yield from _queues(server, inventory)
     except ServerOutOfMemoryError as exc:
         yield Line(Level.WRONG, "memory", str(exc))
     except PressureError as exc:
@@ -320,27 +324,35 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _items(server: Server, inventory: Inventory) -> Iterator[Line]:
+def _queues(server: Server, inventory: Inventory) -> Iterator[Line]:
+    """Whether the queues' keys hold what they should, and fit this key."""
+    try:
+        names = inventory.names()[0][:MOST_QUEUES]
+        wrong = {name: faults for name in names if (faults := inventory.faults(name))}
+        for name, faults in wrong.items():
+            sentence = f"queue {str(name)!r} does not work: {', '.join(faults)}"
+            yield Line(Level.WRONG, "queues", sentence, SPOILED)
+        yield from _items(server, inventory, [name for name in names if name not in wrong])
+    except ServerRefusedError as exc:
+        sentence = f"whether the queues' items fit this key could not be looked at ({exc})"
+        yield Line(Level.NOTE, "items", sentence, "permit SCAN to this user")
+
+
+def _items(server: Server, inventory: Inventory, names: Sequence[QueueName]) -> Iterator[Line]:
     """Whether this key has signed what lies in the queues, as far as the oldest item of each
     tells, or its last dead letter."""
     known = {key_id_of(key) for key in server.signing_keys}
     foreign, fitting = [], 0
-    try:
-        names, _ = inventory.names()
-        for name in names[:MOST_QUEUES]:
-            item = inventory.oldest(name)
-            # Raw items are never signed, and may look like anything.
-            if item is None or not is_envelope(item):
-                continue
-            parsed = Envelope.parse(item)
-            if parsed.flags & SIGNED and parsed.key_id not in known:
-                foreign.append(str(name))
-            elif parsed.flags & SIGNED:
-                fitting += 1
-    except ServerRefusedError as exc:
-        sentence = f"whether the queues' items fit this key could not be looked at ({exc})"
-        yield Line(Level.NOTE, "items", sentence, "permit SCAN to this user")
-        return
+    for name in names:
+        item = inventory.oldest(name)
+        # Raw items are never signed, and may look like anything.
+        if item is None or not is_envelope(item):
+            continue
+        parsed = Envelope.parse(item)
+        if parsed.flags & SIGNED and parsed.key_id not in known:
+            foreign.append(str(name))
+        elif parsed.flags & SIGNED:
+            fitting += 1
     if foreign:
         listed = ", ".join(foreign[:SHOWN_QUEUES]) + (", ..." * (len(foreign) > SHOWN_QUEUES))
         signed = "another key than this one" if known else "a key, and none is given here"

@@ -149,6 +149,9 @@ class Report:
                 for client in self._clients
             ]
             parts.append(table(CLIENT_HEADERS, rows))
+        broken = sum(queue.broken for queue in self._looks.values())
+        if broken:
+            parts.append(f"{broken} broken: `pressure doctor` names the keys.")
         dead = sum(queue.stats.dead_letters for queue in self._looks.values())
         if dead:
             parts.append(f"{dead} dead letters: see `pressure dead list`.")
@@ -174,12 +177,15 @@ class Report:
 
 
 def queue_json(queue: Queue, before: Queue | None) -> dict[str, Any]:
-    """A queue for programs; rates are None without an earlier look."""
+    """A queue for programs; rates are None without an earlier look, and all that is not known of
+    one that is broken."""
     stats = queue.stats
-    return {
+    known = {
         "name": queue.name.name,
         "kind": queue.kind,
         "state": queue.state,
+    }
+    facts = {
         "items": stats.length,
         "fetched_ahead": stats.fetched_ahead,
         "bound": stats.bound,
@@ -198,6 +204,7 @@ def queue_json(queue: Queue, before: Queue | None) -> dict[str, Any]:
         "last_producer": stats.last_producer,
         "last_consumer": stats.last_consumer,
     }
+    return known | (dict.fromkeys(facts) if queue.broken else facts)
 
 
 def queue_row(queue: Queue, before: Queue | None, clients: int | None) -> tuple[object, ...]:
@@ -205,6 +212,8 @@ def queue_row(queue: Queue, before: Queue | None, clients: int | None) -> tuple[
     stats = queue.stats
     put, taken = _rates(queue, before)
     state = queue.state
+    if queue.broken:
+        return (queue.name.name, queue.kind, state, *(None,) * (len(QUEUE_HEADERS) - 3))
     if queue.paused_for is not None:
         state += f" for {duration(queue.paused_for)}"
     return (

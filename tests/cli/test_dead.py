@@ -71,6 +71,19 @@ class TestList:
         )
         assert "2 dead letters: see `pressure dead list`." in run("info").text
 
+    def test_of_the_others_if_one_is_broken(
+        self, run: Run, q: Queue, url: str, namespace: str, client: redis.Redis
+    ) -> None:
+        bury(q, "one")
+        with Queue(f"{q.name}-broken", url=url, prefix=namespace) as broken:
+            broken.create()
+            client.set(broken._core.protocol.keys.dead_letters, "junk")
+            ran = run("dead", "list")
+            assert ran.code == 0 and q.name in ran.text
+            assert repr(broken.name) in ran.text and "WRONGTYPE" in ran.text
+            assert run("dead", "list", broken.name).code == 1
+            broken.delete()
+
     def test_of_raw_items(self, run: Run, url: str, namespace: str, queue_name: str) -> None:
         settings = Settings(max_deliveries=1)
         with Queue(queue_name, url=url, prefix=namespace, codec="raw", settings=settings) as q:

@@ -130,3 +130,23 @@ def test_a_key_that_does_not_fit_the_items(run: Run, url: str, namespace: str) -
         assert not said["well"]
     q.delete()
     q.disconnect()
+
+
+@pytest.mark.parametrize("value", ["junk", "", "inf", "1.5"])
+def test_counters_that_are_no_numbers(
+    run: Run, queue: PressureQueue[bytes], client: redis.Redis, value: str
+) -> None:
+    queue.create()
+    keys = queue._core.protocol.keys
+    client.set(keys.paused, value)
+    client.set(keys.produced_bytes, value)
+    found = run("doctor", "--json").json()["findings"]
+    (line,) = [one for one in found if one["topic"] == "queues"]
+    assert line["level"] == "wrong" and repr(queue.name) in line["sentence"]
+    for key in (keys.paused, keys.produced_bytes):
+        assert f"the key {key.decode()} holds no number" in line["sentence"]
+    assert run("queue", "list").code == 0
+    assert "paused" in run("queue", "list").text
+    assert run("queue", "resume", queue.name).text.startswith("resumed")
+    client.delete(keys.produced_bytes)
+    assert topics(run("doctor", "--json").json(), "wrong") == set()

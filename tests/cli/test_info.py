@@ -99,6 +99,37 @@ class TestInfo:
         row = only(run("info", "--json").json()["queues"], queue.name)
         assert (row["items"], row["oldest_age"]) == (2, None)
 
+    @pytest.mark.parametrize("attribute", ["base", "bound", "leases", "beats"])
+    def test_a_broken_queue_is_listed(
+        self,
+        run: Run,
+        url: str,
+        namespace: str,
+        client: redis.Redis,
+        queue: PressureQueue[bytes],
+        attribute: str,
+    ) -> None:
+        key = getattr(Keys(namespace, queue.name), attribute)
+        queue.create()
+        with Queue(f"{queue.name}-sound", url=url, prefix=namespace) as sound:
+            sound.create()
+            client.delete(key)
+            client.xadd(key, {"field": "value"})
+            for listed in (
+                run("info", "--json").json()["queues"],
+                run("queue", "list", "--json").json(),
+            ):
+                broken, other = sorted(listed, key=lambda row: row["name"])
+                assert (broken["name"], broken["state"]) == (queue.name, "broken")
+                assert broken["items"] is None is broken["dead_letters"]
+                assert (other["name"], other["state"]) == (sound.name, "open")
+            assert re.search(rf"\n{queue.name} +items  broken +-", run("info").text)
+            ran = run("doctor")
+            assert ran.code == 1
+            told = f"queue {queue.name!r} does not work: the key {key.decode()} holds a stream"
+            assert told in ran.text
+            client.delete(key)
+
     def test_clients_are_no_queues(
         self, run: Run, url: str, namespace: str, queue_name: str
     ) -> None:

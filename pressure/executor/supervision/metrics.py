@@ -114,7 +114,7 @@ class _Numbers(Collector):
         try:
             for name in self._source.queues:
                 queue = self._inventory.queue(QueueName(name, True))
-                if queue is not None:
+                if queue is not None and not queue.broken:
                     queues.append(queue)
         except PressureError as exc:
             log.debug("no metrics of queues: %s", exc)
