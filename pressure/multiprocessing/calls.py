@@ -41,7 +41,9 @@ RemoteTraceback: Any = vars(pool)["RemoteTraceback"]
 # Both grow when a program registers more.
 _reducers: Any = ChainMap(vars(ForkingPickler)["_extra_reducers"], copyreg.dispatch_table)
 
-PROTOCOL = 5
+PROTOCOL = pickle.DEFAULT_PROTOCOL
+"""As `multiprocessing`. Before Python 3.14 that is 4: with 5, NumPy arrays that are read-only would
+stay so, and small ones not own their data."""
 
 Function = bytes | Callable[..., Any]
 """As `pack_function` gives it."""

@@ -70,19 +70,20 @@ class Size(NamedTuple):
 
 
 class _Pickles:
-    """As `multiprocessing`: sockets, connections and what else it knows how to send."""
+    """As `multiprocessing`: sockets, connections and what else it knows how to send. And with the
+    same protocol, on which depends what becomes of a read-only NumPy array."""
 
     def dumps(self, obj: Any, /) -> bytes:
         if type(obj) in _PLAIN:
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
-        return bytes(ForkingPickler.dumps(obj, pickle.HIGHEST_PROTOCOL))
+        return bytes(ForkingPickler.dumps(obj))
 
     def loads(self, data: bytes, /) -> Any:
         return pickle.loads(data)
 
 
-# What no registered reducer can have a say in.
-_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
+# What no registered reducer can have a say in, and is the same with any protocol.
+_PLAIN = frozenset({bytes, bytearray, str, int, float, bool, type(None)})
 _PICKLES = _Pickles()
 _lock = threading.Lock()
 _open: weakref.WeakValueDictionary[tuple[str, str, str], Remote] = weakref.WeakValueDictionary()

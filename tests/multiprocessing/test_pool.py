@@ -78,6 +78,18 @@ def doubled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
+def grown(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Only an array with data of its own can be resized."""
+    array.resize((len(array) + 1,), refcheck=False)
+    return array
+
+
+def readonly_ones(size: int) -> np.ndarray[Any, Any]:
+    array = np.ones(size)
+    array.setflags(write=False)
+    return array
+
+
 def pid_of(_: object) -> int:
     return os.getpid()
 
@@ -159,6 +171,22 @@ def test_arrays_are_writable(make_pool: MakePool, size: int) -> None:
     pool = make_pool(1)
     for result in (pool.apply(doubled, (np.ones(size),)), *pool.map(doubled, [np.ones(size)] * 2)):
         assert doubled(result)[-1] == 4.0
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_readonly_arrays_arrive_writable(make_pool: MakePool, size: int) -> None:
+    pool = make_pool(1)
+    array = readonly_ones(size)
+    for result in (pool.apply(doubled, (array,)), *pool.map(doubled, [array] * 2)):
+        assert result[-1] == 2.0
+    for result in (pool.apply(readonly_ones, (size,)), *pool.imap(readonly_ones, [size])):
+        assert doubled(result)[-1] == 2.0
+
+
+def test_small_arrays_own_their_data(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    for result in (pool.apply(grown, (np.ones(3),)), *pool.map(grown, [np.ones(3)] * 2)):
+        assert list(grown(result)) == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

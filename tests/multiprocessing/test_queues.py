@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import redis
 
@@ -114,6 +115,26 @@ def test_a_module_that_neither_has() -> None:
 def test_our_modules_have_the_standard_ones_names() -> None:
     ours = importlib.import_module("pressure.multiprocessing.pool")
     assert ours.ApplyResult is ours.AsyncResult
+
+
+@pytest.mark.parametrize("size", [3, 3_000_000])
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
+def test_arrays_arrive_as_multiprocessing_sends_them(kind: str, size: int, url: str) -> None:
+    made = getattr(mp, kind)(url=url)
+    with ThreadPoolExecutor(1) as pool:
+        for array in (np.ones(size, "u1"), np.frombuffer(b"\1" * size, "u1")):
+            put = pool.submit(made.put, array)
+            got = made.get()
+            put.result(PATIENCE)
+            got += 1
+            assert got[0] == got[-1] == 2
+            if size < 100:
+                # Small ones own their data.
+                got.resize((size + 1,), refcheck=False)
+    made.close()
+    if kind != "SimpleQueue":
+        made.join_thread()
+    made.delete()
 
 
 def test_a_thread_pool_makes_our_queues(url: str) -> None:

@@ -63,9 +63,10 @@ class TaskExecutor(Executor):
         goes by name, and its classes also in functions that go by value (lambdas, nested ones), is
         what that was when they were forked, or what the script defines when they import it.
 
-        A NumPy array that is read-only arrives read-only, also in a result, as pickle's protocol 5
-        has it. (`ProcessPoolExecutor` makes a writable one of it up to Python 3.13, since it uses
-        an older protocol there.)
+        A NumPy array that is read-only arrives read-only, also in a result, and small ones need not
+        own their data (`array.resize` refuses then), as pickle's protocol 5 has it.
+        (`ProcessPoolExecutor` uses an older protocol up to Python 3.13, with which all are writable
+        and small ones own their data.)
 
         `multiprocessing` connections and sockets are handed over to local workers, once: a task
         that is run again can't have them. For others they are refused, with a `TypeError`. Raises
