@@ -16,12 +16,13 @@ import pickle
 import socket
 import time
 from collections import ChainMap
+from collections.abc import Callable
 from multiprocessing import connection, resource_sharer
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, NoReturn
 
 from pressure.bundles import ONCE
 from pressure.copying import TABLE, CopyingPickler, SameMainPickler
+from pressure.executor.reducers import KNOWN, registered
 
 __all__ = [
     "LEAST",
@@ -41,8 +42,6 @@ _LENT = __name__.encode()
 _PROTOCOL = 5
 _PAUSE = 0.01
 
-# It grows when a program registers more.
-_extra: Any = vars(ForkingPickler)["_extra_reducers"]
 _sharer: Any = vars(resource_sharer)["_resource_sharer"]
 
 
@@ -80,10 +79,17 @@ class Handed(NamedTuple):
                 os.close(one.detach())
 
 
-def hand_over(obj: Any, *, by_value: bool = False, same_main: bool = False, local: bool) -> Handed:
+def hand_over(
+    obj: Any,
+    *,
+    by_value: bool = False,
+    same_main: bool = False,
+    local: bool,
+    buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
+) -> Handed:
     """Pickle for another process of this program (`local`). For any other the pickle is as plain
-    as without this, but what would have to be handed over raises `NotPortableError`. `same_main` is
-    as for `dumps_by_value`.
+    as without this, but what would have to be handed over raises `NotPortableError`. What the
+    program has registered is heeded. `same_main` is as for `dumps_by_value`.
 
     Raises what pickling raises.
     """
@@ -97,15 +103,15 @@ def hand_over(obj: Any, *, by_value: bool = False, same_main: bool = False, loca
     special: dict[type, Any] = {resource_sharer.DupFd: lend} if local else _REFUSED
     try:
         if by_value:
-            table = ChainMap(special, TABLE, _extra if local else {})
+            table = ChainMap(special, registered(), TABLE, KNOWN if local else {})
             kind = SameMainPickler if same_main else CopyingPickler
-            kind(buffer, table).dump(obj)
+            kind(buffer, table, buffer_callback).dump(obj)
         else:
-            # What cloudpickle knows, too, stays what it makes of it: views of dicts, say.
-            more = {kind: _extra[kind] for kind in _extra.keys() - TABLE.keys() if local}
-            pickler = pickle.Pickler(buffer, _PROTOCOL)
+            # All else that `multiprocessing` knows can be pickled without it, or not by name.
+            more = {kind: KNOWN[kind] for kind in _REFUSED if local and kind in KNOWN}
+            pickler = pickle.Pickler(buffer, _PROTOCOL, buffer_callback=buffer_callback)
             others: Any = copyreg.dispatch_table
-            pickler.dispatch_table = ChainMap(special, more, others)
+            pickler.dispatch_table = ChainMap(special, registered(), more, others)
             pickler.dump(obj)
     except BaseException:
         handed.take_back()
@@ -126,6 +132,9 @@ def await_fetched(timeout: float) -> None:
 
 
 def _refuse(obj: Any) -> NoReturn:
+    if isinstance(obj, resource_sharer.DupFd):
+        # A registered reducer has just made it.
+        Handed(b"", [obj]).take_back()
     raise NotPortableError(
         f"a {type(obj).__name__} belongs to one machine and one process, so it can't be shared, "
         "and workers that may be on other machines can't have it: give tasks a "
@@ -135,6 +144,7 @@ def _refuse(obj: Any) -> NoReturn:
 
 _REFUSED: dict[type, Any] = {
     kind: _refuse
-    for kind in (socket.socket, *vars(connection).values())
-    if isinstance(kind, type) and kind.__module__ in (socket.__name__, connection.__name__)
+    for kind in (socket.socket, resource_sharer.DupFd, *vars(connection).values())
+    if isinstance(kind, type)
+    and kind.__module__ in (socket.__name__, resource_sharer.__name__, connection.__name__)
 }

@@ -21,6 +21,7 @@ from pressure.executor.by_value import ALSO, CACHES, MAIN, names_one, travels_by
 from pressure.executor.descriptors import LEAST, SUSPECT, NotPortableError, hand_over, only_once
 from pressure.executor.errors import TaskTerminatedError, TaskTimeoutError
 from pressure.executor.payloads import LARGE, Packed, large, loads, marked
+from pressure.executor.reducers import registered
 
 __all__ = [
     "FunctionPacker",
@@ -56,6 +57,9 @@ def dumps(
     """
     buffers: list[pickle.PickleBuffer] = []
     least = 0 if shared else LARGE
+    if registered():
+        packed = _dumps_registered(obj, same_main, local, least)
+        return packed if shared or not isinstance(packed, Packed) else packed.settled()
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as plain:
@@ -101,6 +105,42 @@ def _dumps_value(obj: Any, same_main: bool, local: bool, least: int) -> bytes | 
         return data
     raw = large(buffers, least)
     return Packed(data, raw) if raw else marked(dumps_by_value(obj, same_main=same_main))
+
+
+def _dumps_registered(obj: Any, same_main: bool, local: bool, least: int) -> bytes | Packed:
+    """As `dumps`, where the program has registered reducers of its own. Nothing is pickled a second
+    time only because its buffers are small: a reducer may have effects."""
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < least:
+            return True
+        buffers.append(raw)
+        return False
+
+    plain: Exception | None = None
+    try:
+        handed = hand_over(obj, local=local, buffer_callback=keep_in_band)
+    except (pickle.PicklingError, AttributeError, TypeError) as exc:
+        plain = exc
+    else:
+        if not names_one(handed.data, same_main):
+            return Packed(handed.data, buffers) if buffers else handed.data
+        handed.take_back()
+    buffers.clear()
+    try:
+        handed = hand_over(
+            obj, by_value=True, same_main=same_main, local=local, buffer_callback=keep_in_band
+        )
+    except REFUSALS:
+        raise
+    except Exception:
+        if plain is None:
+            raise
+        raise plain from None
+    data = marked(handed.data)
+    return Packed(data, buffers) if buffers else data
 
 
 def _by_value(
@@ -154,10 +194,14 @@ def dumps_result(obj: Any, *, local: bool = False) -> bytes | Packed:
     """
     if type(obj) in _PLAIN:
         return pickle.dumps(obj, PROTOCOL)
+    packed: bytes | Packed
+    if registered():
+        packed = _dumps_registered(obj, local, local, LARGE)
+        _check_readable(packed)
+        return packed
     buffer = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
     pickler = _Watching(buffer, PROTOCOL, buffer_callback=buffers.append)
-    packed: bytes | Packed
     try:
         pickler.dump(obj)
         packed = data = buffer.getvalue()
@@ -166,21 +210,27 @@ def dumps_result(obj: Any, *, local: bool = False) -> bytes | Packed:
         # A local worker has the `__main__` of its client, or works with copies of what is there,
         # which it doesn't find under their names.
         packed = _dumps_all_the_same(obj, plain, local, local)
-        data = packed.data if isinstance(packed, Packed) else packed
     else:
         if len(data) > LEAST and SUSPECT in data and (handed := hand_over(obj, local=local)).lent:
             return handed.data
         if buffers:
             raw = large(buffers)
             packed = Packed(data, raw) if raw else pickle.dumps(obj, PROTOCOL)
-    if pickler.special and not only_once(data):
-        try:
-            packed.load() if isinstance(packed, Packed) else loads(packed)
-        except INTERRUPTIONS:
-            raise
-        except BaseException as exc:
-            raise NotReadable(f"it does not unpickle: {type(exc).__name__}: {exc}") from exc
+    if pickler.special:
+        _check_readable(packed)
     return packed
+
+
+def _check_readable(packed: bytes | Packed) -> None:
+    """Unpickle it once. Raises `NotReadable`."""
+    if only_once(packed.data if isinstance(packed, Packed) else packed):
+        return
+    try:
+        packed.load() if isinstance(packed, Packed) else loads(packed)
+    except INTERRUPTIONS:
+        raise
+    except BaseException as exc:
+        raise NotReadable(f"it does not unpickle: {type(exc).__name__}: {exc}") from exc
 
 
 class PackedFunction:
@@ -260,6 +310,10 @@ def _pack_function(
         data = b""
     if data and not names_one(data, same_main):
         return PackedFunction(data), True
+    if registered():
+        return PackedFunction(
+            in_one_piece(dumps(function, same_main=same_main, local=local))
+        ), False
     return PackedFunction(_by_value(function, same_main, local)), False
 
 

@@ -69,8 +69,11 @@ class TaskExecutor(Executor):
         and small ones own their data.)
 
         `multiprocessing` connections and sockets are handed over to local workers, once: a task
-        that is run again can't have them. For others they are refused, with a `TypeError`. Raises
-        `RuntimeError` after `shutdown`.
+        that is run again can't have them. For others they are refused, with a `TypeError`. What a
+        program has registered with `multiprocessing.reduction.ForkingPickler` is heeded, but not
+        the reducers of PyTorch: tensors are copied, not shared.
+
+        Raises `RuntimeError` after `shutdown`.
         """
         return self._submit(fn, args, kwargs, self._options)
 
