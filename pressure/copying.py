@@ -8,6 +8,9 @@ bytes and can't be written to.
 And it copies the classes of `__main__`. Where the other side has this `__main__` itself, what goes
 by name beside the copy would be of another class than the copy knows, so there they stand for the
 other side's own, and are copied only if it has none of that name.
+
+Types that are written in C can't be copied. Those that can't be looked up by their names are left
+to plain pickle to refuse; what cloudpickle makes of them can't be unpickled.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ import cloudpickle
 __all__ = ["TABLE", "CopyingPickler", "RefusedError", "SameMainPickler", "dumps_by_value"]
 
 _PROTOCOL = 5
+# The flags of types (in CPython's object.h): those from a class statement are allocated, on the
+# heap, and can be changed.
+_IMMUTABLE, _HEAP = 1 << 8, 1 << 9
+_STATED = _IMMUTABLE | _HEAP
 
 
 class RefusedError(TypeError):
@@ -53,8 +60,11 @@ TABLE: Any = ChainMap(
 """What is pickled by functions of its own. It grows when a program registers more."""
 
 
+_override = cloudpickle.Pickler.reducer_override
+
+
 class CopyingPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with this one difference."""
+    """cloudpickle's, with these differences."""
 
     def __init__(
         self,
@@ -65,6 +75,14 @@ class CopyingPickler(cloudpickle.Pickler):  # type: ignore[misc]
         # It is looked for only once, when a pickler is made.
         self.dispatch_table = TABLE if table is None else table
         super().__init__(file, _PROTOCOL, buffer_callback)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and obj.__flags__ & _STATED != _HEAP:
+            reduced = _override(self, obj)
+            # What has more than two parts is a copy; two are a name that cloudpickle knows.
+            is_copy = reduced is not NotImplemented and len(reduced) > 2
+            return NotImplemented if is_copy else reduced
+        return _override(self, obj)
 
 
 _reduce = CopyingPickler.reducer_override

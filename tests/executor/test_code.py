@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import pytest
@@ -64,6 +65,11 @@ def make_coroutine(a: int) -> Any:
 
 def open_file() -> Any:
     return open(__file__)
+
+
+def find(name: str) -> type:
+    kinds: list[type] = [type({}.keys()), type(iter([]))]
+    return next(kind for kind in kinds if kind.__name__ == name)
 
 
 class Unpicklable(Exception):
@@ -334,6 +340,19 @@ def test_an_open_file_is_refused(ex: RedisExecutor, tmp_path: Path) -> None:
 
 
 # Exceptions
+
+
+@pytest.mark.parametrize("kind", [type({}.keys()), type(iter([]))])
+def test_a_builtin_type_without_a_name_is_refused(ex: RedisExecutor, kind: type) -> None:
+    name = kind.__name__
+    said = f"Can't pickle <class '{name}'>: .*{name}"
+    for function, args in ((repr, (kind,)), (repr, ([kind],)), (lambda: kind, ()), (find, (name,))):
+        future: Any = ex.submit(cast(Any, function), *args)
+        with pytest.raises(pickle.PicklingError, match=said):
+            future.result(PATIENCE)
+    # Of those with a name elsewhere cloudpickle knows many.
+    assert ex.submit(lambda: types.GeneratorType).result(PATIENCE) is types.GeneratorType
+    assert ex.submit(lambda: type(None)).result(PATIENCE) is type(None)
 
 
 def test_an_exception_that_does_not_pickle(ex: RedisExecutor) -> None:
