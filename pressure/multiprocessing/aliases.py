@@ -2,7 +2,9 @@
 
     from pressure.multiprocessing.shared_memory import SharedMemory
 
-They are the same modules, and imported only when they are asked for.
+They are the same modules, and imported only when they are asked for. For type checkers there are
+stubs (`.pyi`) of those whose names stand in annotations; the others they know by their standard
+names only.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing import TimeoutError, util
 from multiprocessing.pool import ThreadPool
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pressure.multiprocessing.calls import MaybeEncodingError, RemoteTraceback, pack_call
 from pressure.multiprocessing.results import (
     AsyncResult,
-    Callback,
+    ErrorCallback,
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 ApplyResult = AsyncResult
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 INIT = "INIT"
 RUN = "RUN"
@@ -144,78 +147,78 @@ class Pool:
 
     def apply(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> T:
         """`func(*args, **kwds)` in a worker process."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] | None = None,
-        callback: Callback = None,
-        error_callback: Callback = None,
-    ) -> AsyncResult:
+        callback: Callable[[T], object] | None = None,
+        error_callback: ErrorCallback = None,
+    ) -> AsyncResult[T]:
         """As `apply`, but doesn't wait. One of the callbacks gets the result or the exception,
         before the result is ready; it runs in a thread on which all results depend."""
         self._check_running()
         staff = self._staff
-        result = AsyncResult(self, staff.forget, callback, error_callback)
+        result: AsyncResult[T] = AsyncResult(self, staff.forget, callback, error_callback)
         staff.watch(result)
         staff.send(result, 0, lambda: pack_call(func, args, kwds or {}, local=staff.local))
         return result
 
     def map(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
-    ) -> list[Any]:
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[T]:
         """The list of `func(item)` for each item. If one raises, so does this, when all chunks of
         `chunksize` items are done."""
         return list(self.map_async(func, iterable, chunksize).get())
 
     def map_async(
         self,
-        func: Callable[..., Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], T],
+        iterable: Iterable[S],
         chunksize: int | None = None,
-        callback: Callback = None,
-        error_callback: Callback = None,
-    ) -> MapResult:
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: ErrorCallback = None,
+    ) -> MapResult[T]:
         """As `map`, but doesn't wait. The callback gets the whole list."""
         return self._map(func, iterable, chunksize, callback, error_callback, starred=False)
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-    ) -> list[Any]:
+    ) -> list[T]:
         """As `map`, with `func(*item)`."""
         return list(self.starmap_async(func, iterable, chunksize).get())
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callback = None,
-        error_callback: Callback = None,
-    ) -> MapResult:
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: ErrorCallback = None,
+    ) -> MapResult[T]:
         """As `map_async`, with `func(*item)`."""
         return self._map(func, iterable, chunksize, callback, error_callback, starred=True)
 
     def _map(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int | None,
-        callback: Callback,
-        error_callback: Callback,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: ErrorCallback,
         *,
         starred: bool,
-    ) -> MapResult:
+    ) -> MapResult[T]:
         self._check_running()
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -225,32 +228,32 @@ class Pool:
             chunksize = max(1, -(-len(iterable) // (self._processes * 4)))
         staff = self._staff
         count = -(-len(iterable) // chunksize)
-        result = MapResult(self, staff.forget, count, callback, error_callback)
+        result: MapResult[T] = MapResult(self, staff.forget, count, callback, error_callback)
         if count:
             staff.watch(result)
             staff.send_chunks(result, func, iterable, chunksize, count, starred=starred)
         return result
 
     def imap(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> IMapIterator:
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1
+    ) -> IMapIterator[T]:
         """An iterator over `func(item)` for each item, in order. The iterable is read by a thread,
         not much further than calls are done, so it may be endless."""
         return self._imap(IMapIterator, func, iterable, chunksize)
 
     def imap_unordered(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> IMapIterator:
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1
+    ) -> IMapIterator[T]:
         """As `imap`, but in the order in which the results come."""
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
 
     def _imap(
         self,
-        kind: type[IMapIterator],
-        func: Callable[..., Any],
+        kind: type[IMapIterator[T]],
+        func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int,
-    ) -> IMapIterator:
+    ) -> IMapIterator[T]:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")

@@ -10,18 +10,26 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from types import GenericAlias
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pressure.multiprocessing.calls import Outcome
 
-__all__ = ["AsyncResult", "IMapIterator", "IMapUnorderedIterator", "Job", "MapResult"]
+__all__ = [
+    "AsyncResult",
+    "ErrorCallback",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "Job",
+    "MapResult",
+]
 
 log = logging.getLogger("pressure.multiprocessing")
 
-Callback = Callable[[Any], object] | None
+T = TypeVar("T")
+ErrorCallback = Callable[[BaseException], object] | None
 
 
 class Job(ABC):
@@ -45,7 +53,7 @@ class Job(ABC):
             forget(self)
 
 
-class AsyncResult(Job):
+class AsyncResult(Job, Generic[T]):
     """As `multiprocessing.pool.AsyncResult`, which is what `Pool.apply_async` returns.
 
     After `Pool.terminate` a result that had not come is `CancelledError`; the standard library's
@@ -56,8 +64,8 @@ class AsyncResult(Job):
         self,
         pool: object,
         forget: Callable[[Job], None],
-        callback: Callback = None,
-        error_callback: Callback = None,
+        callback: Callable[[T], object] | None = None,
+        error_callback: ErrorCallback = None,
     ) -> None:
         super().__init__(pool, forget)
         # Reentrant, as a condition needs it to wake with the lock held even if Ctrl-C comes.
@@ -68,8 +76,10 @@ class AsyncResult(Job):
         # locked by Ctrl-C, for whoever sets it.
         self._change: threading.Condition | None = None
         self._outcome: Outcome = (False, None)
+        self._callbacks: tuple[Callable[[Any], object] | None, ErrorCallback]
         self._callbacks = callback, error_callback
 
+    # Not `Generic`'s, for the standard library has this.
     __class_getitem__: Any = classmethod(GenericAlias)
 
     def ready(self) -> bool:
@@ -90,7 +100,7 @@ class AsyncResult(Job):
             change = self._change = self._change or threading.Condition(self._lock)
             change.wait_for(self.ready, timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> T:
         """The result, or what the call raised. Raises `multiprocessing.TimeoutError` if it isn't
         there within `timeout` seconds."""
         self.wait(timeout)
@@ -98,7 +108,8 @@ class AsyncResult(Job):
             raise TimeoutError
         success, value = self._outcome
         if success:
-            return value
+            result: T = value
+            return result
         raise value
 
     def put(self, index: int, outcome: Outcome) -> None:
@@ -128,7 +139,7 @@ class AsyncResult(Job):
             self._complete()
 
 
-class MapResult(AsyncResult):
+class MapResult(AsyncResult[list[T]]):
     """The result of `map_async`: complete when all chunks are, whether they failed or not."""
 
     def __init__(
@@ -136,8 +147,8 @@ class MapResult(AsyncResult):
         pool: object,
         forget: Callable[[Job], None],
         chunks: int,
-        callback: Callback = None,
-        error_callback: Callback = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: ErrorCallback = None,
     ) -> None:
         super().__init__(pool, forget, callback, error_callback)
         self._left = chunks
@@ -169,7 +180,7 @@ class MapResult(AsyncResult):
         super().abandon(error)
 
 
-class IMapIterator(Job):
+class IMapIterator(Job, Iterator[T]):
     """The iterator of `imap`: results in order, each as soon as it and those before it are there.
 
     An exception of a call is raised at its place, and one of the iterable after the last call.
@@ -188,17 +199,17 @@ class IMapIterator(Job):
         self._length: int | None = None
         self._error: BaseException | None = None
         self._ready: deque[Outcome] = deque()
-        self._current: deque[Any] = deque()
+        self._current: deque[T] = deque()
         self._early: dict[int, Outcome] = {}
         self._turn = 0
 
-    def __iter__(self) -> IMapIterator:
+    def __iter__(self) -> IMapIterator[T]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         return self.next()
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> T:
         """The next result. Raises `multiprocessing.TimeoutError` if it isn't there within `timeout`
         seconds, and `StopIteration` at the end."""
         with self._lock:
@@ -276,7 +287,7 @@ class IMapIterator(Job):
         self._complete()
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[T]):
     """The iterator of `imap_unordered`: results as they come."""
 
     def _sort_in(self, index: int, outcome: Outcome) -> None:

@@ -108,7 +108,7 @@ class Staff:
 
     def send_chunks(
         self,
-        job: MapResult,
+        job: MapResult[Any],
         func: Callable[..., Any],
         iterable: Iterable[Any],
         size: int,
@@ -138,7 +138,7 @@ class Staff:
         self.send(job, index, lambda: pack_chunk(function, chunk, starred=starred, local=local))
 
     def feed(
-        self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
+        self, job: IMapIterator[Any], func: Callable[..., Any], iterable: Iterable[Any], size: int
     ) -> None:
         """Send the calls of an `imap` from a thread of its own, since its iterable may block."""
         thread = threading.Thread(
@@ -156,7 +156,7 @@ class Staff:
             raise
 
     def _feed(
-        self, job: IMapIterator, func: Callable[..., Any], iterable: Iterable[Any], size: int
+        self, job: IMapIterator[Any], func: Callable[..., Any], iterable: Iterable[Any], size: int
     ) -> None:
         count = 0
         error: BaseException | None = None

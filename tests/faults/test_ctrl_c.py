@@ -179,14 +179,14 @@ def begin_job(_: Any) -> Any:
 
 
 def next_result(_: Any) -> Any:
-    results = IMapIterator(None, lambda job: None, ahead=10)
+    results: IMapIterator[Any] = IMapIterator(None, lambda job: None, ahead=10)
     results.put(0, (True, [1]))
     assert results.next(PATIENCE) == 1
     return results._condition
 
 
 def wait_for_result(_: Any) -> Any:
-    result = AsyncResult(None, lambda job: None)
+    result: AsyncResult[Any] = AsyncResult(None, lambda job: None)
     result.wait(0.001)
     return result._lock
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import pydoc
 import re
@@ -129,3 +131,59 @@ def test_mypy_knows_what_tasks_take_and_return(tmp_path: Path) -> None:
     lines = {int(text.partition(":")[0]) for text in said}
     first = TASKS.splitlines().index('ex.submit(square, "3")') + 1
     assert lines == set(range(first, len(TASKS.splitlines()) + 1)), said
+
+
+POOLS = """\
+from collections.abc import Iterator
+import pressure.multiprocessing as mp
+from pressure.multiprocessing.connection import Client, Connection
+from pressure.multiprocessing.context import BaseContext, SpawnContext
+from pressure.multiprocessing.managers import BaseManager, DictProxy
+from pressure.multiprocessing.pool import ApplyResult, AsyncResult, MapResult, Pool
+from pressure.multiprocessing.process import BaseProcess
+from pressure.multiprocessing.reduction import ForkingPickler
+from pressure.multiprocessing.shared_memory import SharedMemory
+from pressure.multiprocessing.sharedctypes import Synchronized
+from pressure.multiprocessing.synchronize import Event, Lock
+from pressure.multiprocessing.util import Finalize
+
+def square(x: int) -> int:
+    return x * x
+
+def show(numbers: list[int]) -> None:
+    print(numbers, SharedMemory(create=True, size=1).buf, isinstance(mp, Connection))
+
+pool = mp.Pool(2)
+number: int = pool.apply(square, (3,))
+one: ApplyResult[int] = pool.apply_async(square, (3,), callback=print)
+two: AsyncResult[int] = one
+three: MapResult[int] = pool.map_async(square, [3], callback=show)
+numbers: list[int] = pool.map(square, [3]) + three.get() + pool.starmap(square, [(3,)])
+some: Iterator[int] = pool.imap(square, [3])
+more: int = pool.imap_unordered(square, [3]).next(timeout=3) + sum(r.get() for r in [one, two])
+
+words: AsyncResult[str] = pool.apply_async(square, (3,))
+pool.map(square, ["3"])
+pool.map_async(square, [3], callback=len(3))
+SharedMemory(size="3")
+"""
+
+
+@pytest.mark.timeout(300)
+def test_mypy_knows_what_pools_return_and_the_standard_modules(tmp_path: Path) -> None:
+    said = complaints(POOLS, tmp_path)
+    lines = {int(text.partition(":")[0]) for text in said}
+    first = POOLS.splitlines().index("words: AsyncResult[str] = pool.apply_async(square, (3,))") + 1
+    assert lines == set(range(first, len(POOLS.splitlines()) + 1)), said
+
+
+def test_stubs_name_what_the_standard_modules_have() -> None:
+    stubs = sorted(Path(mp.__file__).parent.glob("*.pyi"))
+    assert len(stubs) > 5
+    for stub in stubs:
+        standard = importlib.import_module(f"multiprocessing.{stub.stem}")
+        for node in ast.parse(stub.read_text("utf-8")).body:
+            assert isinstance(node, ast.ImportFrom)
+            assert node.module == standard.__name__
+            named = [name.name for name in node.names if name.name != "*"]
+            assert [name for name in named if not hasattr(standard, name)] == []

@@ -1,0 +1,2 @@
+from multiprocessing.reduction import *
+from multiprocessing.reduction import AbstractReducer as AbstractReducer
