@@ -25,7 +25,7 @@ import sys
 import time
 import weakref
 from queue import Empty, Full
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from pressure import lifecycle
 from pressure.arguments import lenient_deadline
@@ -36,6 +36,17 @@ from pressure.multiprocessing.location import Location
 from pressure.multiprocessing.producer import Producer
 from pressure.multiprocessing.remote import Remote
 
+if TYPE_CHECKING:
+    # Type checkers bring it along.
+    from typing_extensions import TypeVar
+
+    # As the standard library's, `Queue()` needs no annotation.
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 PATIENCE = 1.0
@@ -43,7 +54,6 @@ PATIENCE = 1.0
 RESPITE = 5.0
 """For so long (seconds) after that they don't wait again."""
 
-T = TypeVar("T")
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 

@@ -162,10 +162,15 @@ numbers: list[int] = pool.map(square, [3]) + three.get() + pool.starmap(square, 
 some: Iterator[int] = pool.imap(square, [3])
 more: int = pool.imap_unordered(square, [3]).next(timeout=3) + sum(r.get() for r in [one, two])
 
+queue = mp.Queue(3)
+queue.put(number)
+typed: mp.JoinableQueue[int] = mp.JoinableQueue()
+
 words: AsyncResult[str] = pool.apply_async(square, (3,))
 pool.map(square, ["3"])
 pool.map_async(square, [3], callback=len(3))
 SharedMemory(size="3")
+typed.put("3")
 """
 
 
