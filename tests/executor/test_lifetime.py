@@ -337,6 +337,32 @@ def test_submit_waits_while_too_much_is_pending(tmp_path: Path) -> None:
             RedisExecutor(1, max_pending=wrong)
 
 
+@pytest.mark.parametrize("kind", ["ProcessPoolExecutor", "RedisExecutor"])
+def test_what_is_said_when_the_interpreter_shuts_down(kind: str) -> None:
+    code, out, err = script(f"""
+import atexit
+from concurrent.futures import ProcessPoolExecutor
+
+used, unused = {kind}(1), {kind}(1)
+
+@atexit.register
+def try_again():
+    for executor in (used, unused):
+        try:
+            executor.submit(do.square, 2)
+        except RuntimeError as exc:
+            print(exc)
+
+print(used.submit(do.square, 1).result())
+""")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "1",
+        "cannot schedule new futures after shutdown",
+        "cannot schedule new futures after interpreter shutdown",
+    ]
+
+
 def test_a_submit_that_waits_ends_with_the_executor(tmp_path: Path) -> None:
     executor = RedisExecutor(1, max_pending=1)
     executor.submit(do.hold, str(tmp_path), "a")

@@ -121,6 +121,11 @@ class Engine:
             )
 
     @property
+    def was_used(self) -> bool:
+        """Whether it was started in this process."""
+        return self._started
+
+    @property
     def processes(self) -> dict[int, Any]:
         """The local worker processes by pid. Waits a moment for those that are being started."""
         if self._crew is None:

@@ -136,7 +136,9 @@ class RedisExecutor(TaskExecutor):
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if exiting() and self._ends_first:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            # Two texts, as of the standard library's, which shuts down by itself if it was used.
+            what = "shutdown" if self._engine.was_used else "interpreter shutdown"
+            raise RuntimeError(f"cannot schedule new futures after {what}")
         return self._engine.submit(fn, args, kwargs, options)
 
     def _terminate(self, future: TaskFuture[Any], grace: float) -> bool:
