@@ -38,11 +38,14 @@ def conclude(
 
 
 def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
-    described = bool(core.generation)
+    try:
+        # This handle may know an earlier queue of the name. Told of another than the worker's, the
+        # server would put back what is to be finished.
+        yield from flows.describe(core)
+    except QueueDoesNotExistError:
+        return False
     again = False
     while True:
-        if not core.generation:
-            yield from flows.describe(core)
         try:
             reply = yield core.protocol.exchange(
                 core.generation,
@@ -56,10 +59,6 @@ def _conclude(core: Core[Any], consumer: bytes, outcome: Outcome) -> Flow[bool]:
         except Disconnected:
             # Whether the first try arrived doesn't matter: the item is there for one of them only.
             again = True
-            continue
-        if reply[0] == Status.AGAIN and described:
-            # The queue is another than the one that this handle knew, or the worker's was.
-            described, core.generation = False, b""
             continue
         # While its lease holds, only an outcome can have removed the item: if not the first try's,
         # then one that was there before.

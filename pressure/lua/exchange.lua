@@ -14,6 +14,7 @@ local expected, id, client, lease_ms, known, count, ttl_ms, waiter, moved, outco
   tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local BEFORE = 11
 local FEW = 16
+local CAP = 3  -- where an envelope says how often it may be delivered
 local SEVERAL = 6  -- how a body begins that carries several answers; their number follows
 
 local current, pausing, limit, holder = unpack(call('MGET', generation, paused, bound, consumer))
@@ -51,12 +52,29 @@ if outcomes == -1 and replies == '\0\1' and moved > 0 and count > 0 and current 
 end
 
 -- prelude
+local whole = outcomes < 0
 if current ~= expected then
   call('HDEL', waiters, id)
-  if call('EXISTS', bound) == 0 then return {ABSENT} end
+  if not limit then
+    call('DEL', taken)
+    return {ABSENT}
+  end
+  -- This queue doesn't know the consumer, so no reaper would find what BLMOVE has brought: it goes
+  -- back. What may be delivered only once, and has an outcome, which is thrown away, is charged.
+  local begun = {}
+  for i = 1, outcomes do begun[ARGV[BEFORE + i]] = true end
+  local value = call('LPOP', taken)
+  while value do
+    if (whole or begun[tag_of(value, false)]) and string.sub(value, CAP, CAP + 1) == '\0\1' then
+      value = string.sub(value, 1, DELIVERIES - 1) .. '\0\1' .. string.sub(value, DELIVERIES + 2)
+    end
+    call('RPUSH', base, value)
+    value = call('LPOP', taken)
+  end
+  live_like(bound, base)
+  restore_room(base, bound, prefetched, not_full, room)
   return {AGAIN}
 end
-local whole = outcomes < 0
 if whole then
   outcomes = -outcomes
   if call('LLEN', taken) ~= outcomes or call('EXISTS', blobs) == 1
@@ -99,7 +117,15 @@ end
 if next(reasons) then live_like(bound, dead_letters) end
 -- A lease that was lost took the whole list with it: who still held something has its lease.
 if dropped == outcomes and not call('ZSCORE', leases, id) then
-  if known or call('ZSCORE', departed, id) then return {LOST} end
+  if known or call('ZSCORE', departed, id) then
+    if not call('ZSCORE', departed, id) then
+      -- The same; or else the reaper looks.
+      while call('LMOVE', taken, base, 'LEFT', 'RIGHT') do end
+      live_like(bound, base)
+      restore_room(base, bound, prefetched, not_full, room)
+    end
+    return {LOST}
+  end
   call('ZADD', leases, now_ms() + lease_ms, id)
   if ttl_ms > 0 then expire(ttl_ms, leases) end
 end

@@ -12,6 +12,7 @@ import pytest
 
 from pressure.executor import RedisExecutor, TaskTerminatedError
 from tests.contract import executing as do
+from tests.executor import daemon_tasks as tasks
 from tests.executor.programs import Program
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
@@ -135,3 +136,40 @@ def test_who_asks_during_an_outage_is_not_kept(
         own_server.start()
         with pytest.raises(TaskTerminatedError):
             runs.result(15.0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("once", [False, True])
+def test_the_first_task_after_all_keys_are_gone(
+    start: Callable[..., Program],
+    own_server: ServerProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signed: bool,
+    once: bool,
+) -> None:
+    """The worker is still blocked for the queue that was lost, and its connection holds."""
+    if signed:
+        monkeypatch.setenv("PRESSURE_KEY", "secret" * 5)
+    program = start(own_server.url, "--processes", "1")
+    assert program.says("processes serve queue"), program.output
+    client = own_server.client()
+
+    def waits() -> bool:
+        return any(
+            one["cmd"] == "blmove" and float(one["idle"]) < 1 for one in client.client_list()
+        )
+
+    for number in range(2):
+        with RedisExecutor(url=own_server.url) as executor:
+            assert executor.submit(do.square, 3).result(WAIT) == 9
+        # Just about to wait for longer than the client takes.
+        assert eventually(waits, WAIT)
+        client.flushall()
+        ran = tmp_path / str(number)
+        with RedisExecutor(url=own_server.url) as executor:
+            used = executor.options(max_deliveries=1) if once else executor
+            used.submit(tasks.note, str(ran)).result(WAIT)
+        assert ran.read_text().splitlines() in [["ran"], ["ran"] * (1 if once else 2)]
+        assert not client.keys("*:taken:*")
+    client.close()
