@@ -33,6 +33,14 @@ def note(path: str) -> None:
         file.write("ran\n")
 
 
+def hold_and_return(directory: str, size: int) -> bytes:
+    """Make a file `runs`, wait for the file `go`, and return so many bytes."""
+    path = Path(directory)
+    (path / "runs").touch()
+    wait_for(path / "go")
+    return os.urandom(size)
+
+
 def fork_and_die(directory: str) -> None:
     """Fork a process that has all of this one's descriptors, and kill this one."""
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""What `pressure-worker` says and does while its server is away."""
+"""What `pressure-worker` says and does while its server is away, or full, or has lost its keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pressure.executor import RedisExecutor, TaskTerminatedError
+from pressure.executor import RedisExecutor, ResultPayloadError, TaskTerminatedError
 from tests.contract import executing as do
 from tests.executor import daemon_tasks as tasks
 from tests.executor.programs import Program
@@ -18,6 +18,7 @@ from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually
 
 WAIT = 40.0
+LARGE = 1_000_000
 QUICK = 30.0
 """What must end at once has ended by then, on the busiest machine (seconds)."""
 
@@ -172,4 +173,38 @@ def test_the_first_task_after_all_keys_are_gone(
             used.submit(tasks.note, str(ran)).result(WAIT)
         assert ran.read_text().splitlines() in [["ran"], ["ran"] * (1 if once else 2)]
         assert not client.keys("*:taken:*")
+    client.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_large_result_waits_for_memory(
+    begin: Callable[..., Program], own_server: ServerProcess, tmp_path: Path, stopped: bool
+) -> None:
+    program = begin("--processes", "1")
+    client = own_server.client()
+
+    def refused() -> int:
+        """How many scripts the server has not carried out."""
+        stats = client.info("commandstats").get("cmdstat_evalsha", {})
+        return int(stats.get("rejected_calls", 0)) + int(stats.get("failed_calls", 0))
+
+    with RedisExecutor(url=own_server.url) as executor:
+        large = executor.submit(tasks.hold_and_return, str(tmp_path), LARGE)
+        assert eventually((tmp_path / "runs").exists, WAIT)
+        client.config_set("maxmemory", 1)
+        before = refused()
+        (tmp_path / "go").touch()
+        # The first may have come to a server that didn't know the script.
+        assert eventually(lambda: refused() - before >= 3, WAIT)
+        if stopped:
+            began = time.monotonic()
+            program.process.terminate()
+            assert program.wait() == 0
+            assert time.monotonic() - began < QUICK
+            client.config_set("maxmemory", 0)
+            with pytest.raises(ResultPayloadError, match="maxmemory"):
+                large.result(WAIT)
+        else:
+            client.config_set("maxmemory", 0)
+            assert len(large.result(WAIT)) == LARGE
     client.close()

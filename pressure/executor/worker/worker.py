@@ -27,8 +27,6 @@ from pressure.errors import (
     PressureError,
     QueueClosedError,
     QueueDoesNotExistError,
-    QueueError,
-    ServerOutOfMemoryError,
     ServerUnavailableError,
 )
 from pressure.executor import context
@@ -37,7 +35,7 @@ from pressure.executor.coroutines import CoroutineType, completed
 from pressure.executor.descriptors import await_fetched
 from pressure.executor.interrupts import SIGNAL, Guard, Unguarded, left
 from pressure.executor.notes import MOST_CLAIMED, Notes
-from pressure.executor.outcomes import broken, pack_exception, pack_result, say
+from pressure.executor.outcomes import pack_exception, pack_result
 from pressure.executor.payloads import loads
 from pressure.executor.post import Post
 from pressure.executor.records import CAPTURE, NO_ARGUMENTS, Kind, unpack_task
@@ -47,6 +45,7 @@ from pressure.executor.worker.heirs import Kept, heed, prepare_signals, vanish
 from pressure.executor.worker.library import Library
 from pressure.executor.worker.lifeline import end_with
 from pressure.executor.worker.one_queue import QUIET, Claimant, OneQueue, settle
+from pressure.executor.worker.sealing import seal
 from pressure.executor.worker.verdicts import not_to_run, refused, verdict
 from pressure.executor.worker.watchdog import Desk, Watchdog
 
@@ -348,19 +347,15 @@ class Worker:
         too_large = type(answer) is bytes and len(answer) > self._post.settings.max_item_bytes
         if sealed and (too_large or type(answer) is Content):
             # At once: what is large in it is still the task's, and what runs next might change it.
-            outcome = self._seal(outcome, started)
+            outcome = seal(
+                self._claimant.channel,
+                outcome,
+                self._name,
+                started,
+                stopping=lambda: self._desk.stopping,
+            )
         del function, args, kwargs
         return outcome
-
-    def _seal(self, outcome: Verdict, started: float) -> Verdict:
-        delivery, answer, _ = outcome
-        assert isinstance(answer, bytes | Content)
-        try:
-            sealed = self._claimant.channel.seal(delivery.client_id, delivery.id, answer)
-            return outcome._replace(answer=sealed)
-        except (QueueError, ServerOutOfMemoryError) as exc:
-            kind, payload = broken(f"the result, {len(answer):,} bytes, cannot travel: {say(exc)}")
-            return verdict(delivery, kind, payload, self._name, started)
 
     def _read(
         self, delivery: Delivery, guard: Guard | Unguarded
