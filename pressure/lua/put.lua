@@ -74,6 +74,10 @@ end
 if not usable then
   if not limit then
     call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
+    if raw then
+      call('DEL', room)
+      call('HDEL', producers, id)
+    end
     return {ABSENT}
   end
   if found ~= expected then return {AGAIN} end

@@ -39,6 +39,13 @@ end
 if not limit then
   call('HDEL', waiters, id)
   call('DEL', generation)  -- a 0.15 client deleted the queue, and left this
+  if raw then
+    -- Nor does it know of what was this consumer's.
+    call('DEL', room, taken)
+    call('ZREM', leases, id)
+    hand_out(prefetched, id, tonumber(call('HGET', prefetched, id) or 0))
+    for _, hash in ipairs({fetched, producers}) do call('HDEL', hash, id) end
+  end
   return {ABSENT}
 end
 if current ~= expected then return {AGAIN} end

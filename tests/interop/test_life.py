@@ -294,3 +294,18 @@ class TestA015Delete:
         consumer.disconnect()
         assert [theirs.get(LIMIT) for _ in range(2)] == [b"new", b"new"]
         assert theirs.length == 0
+
+    def test_who_notices_leaves_nothing(self, old: Old, ours: Ours, table: Table) -> None:
+        theirs, consumer, leaser, producer = old(), ours(), ours(), ours()
+        theirs.create(0)
+        producer.put_many([b"1", b"2", b"3"])
+        assert consumer.get(timeout=LIMIT) == b"1"
+        leaser.lease(LIMIT)
+        consumer.lease(LIMIT)
+        theirs.delete(LIMIT)
+        for notices in (consumer.get_nowait, leaser.get_nowait, lambda: producer.put_nowait(b"4")):
+            with pytest.raises(QueueDoesNotExistError):
+                notices()
+        consumer.disconnect()
+        leaser.disconnect()
+        assert keys_left(table.client, producer.name) == []
