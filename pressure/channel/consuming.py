@@ -17,7 +17,7 @@ from pressure.channel.replies import reply_core
 from pressure.codec import Codec
 from pressure.content import Content
 from pressure.core import Core
-from pressure.errors import QueueDoesNotExistError
+from pressure.errors import QueueDoesNotExistError, ServerOutOfMemoryError
 from pressure.exchanging import Joined, await_one, exchange, let_go, wait_for_one
 from pressure.handle import Handle
 from pressure.keys import Keys
@@ -243,6 +243,11 @@ class Consumer:
         except QueueDoesNotExistError:
             # Too large to travel inline, and nobody is there to fetch it.
             return Outcome(delivery.id, None, b"", dead_letter)
+        except ServerOutOfMemoryError:
+            if len(answer) > INLINE_BYTES:
+                raise
+            # The step that frees what the task takes up may still be made.
+            value = codec.pack_record(delivery.id, bytes(answer), 0)
         return Outcome(delivery.id, core.protocol.keys, value, dead_letter)
 
     def next(self, until: float | None = None) -> Delivery | None:

@@ -11,7 +11,7 @@ import redis
 
 from pressure import blobs, flows
 from pressure.address import Address
-from pressure.channel import Channel, Consumer, Delivery, Record
+from pressure.channel import Channel, Consumer, Delivery, Record, Verdict
 from pressure.channel.producing import Producer
 from pressure.core import Settings
 from pressure.errors import ServerOutOfMemoryError, ServerUnavailableError
@@ -258,3 +258,27 @@ def test_another_servers_uploads_are_made_again(
     assert not delivery.error
     assert bytes(delivery.body) == LARGE
     producer.close()
+
+
+def test_answers_that_there_is_no_memory_for_beside_the_queue(
+    channel: Channel, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They travel in the list: the step that records them also frees what the tasks take up."""
+
+    def refuse(*_: Any) -> Any:
+        raise ServerOutOfMemoryError("it is full")
+
+    reply = channel.reply_channel()
+    reply.ensure()
+    producer = Producer(channel)
+    assert producer.send([Record(os.urandom(16), b"") for _ in range(2)]) == 2
+    deliveries = claim(consumer)
+    with monkeypatch.context() as patches:
+        patches.setattr(blobs, "upload", refuse)
+        consumer.exchange([Verdict(one, bytes(20_000)) for one in deliveries], 0, 0.0)
+    listener = reply.consumer()
+    assert [len(answer.body) for answer in claim(listener)] == [20_000] * 2
+    producer.close()
+    listener.close()
+    reply.delete()
+    reply.disconnect()
