@@ -69,23 +69,23 @@ def pack(
     codec: Codec,
     record: Record,
     server: bytes = b"",
-    inline: int = blobs.INLINE_BYTES,
+    inline: int | None = None,
 ) -> Flow[bytes]:
     """The item of a record. `server`: it is to say that it was put there (`Link.server`); larger
-    bodies than `inline` lie beside the queue."""
+    bodies than `inline` lie beside the queue (None: than one may be that travels alone)."""
     id, body, cap = record
     core.check_size(body)
-    if len(body) <= inline:
+    if len(body) <= (inline or blobs.INLINE_BYTES):
         return codec.pack(id, bytes(body), max_deliveries=cap, server=server)
     return (yield from blobs.upload(core, id, body, cap, server))
 
 
 def quickly_packed(
-    core: Core[Any], codec: Codec, record: Record, inline: int = blobs.INLINE_BYTES
+    core: Core[Any], codec: Codec, record: Record, inline: int | None = None
 ) -> bytes | None:
     """As `pack`, for a record that needs no more than itself; None for others."""
     body = record.body
-    if type(body) is bytes and len(body) <= inline:
+    if type(body) is bytes and len(body) <= (inline or blobs.INLINE_BYTES):
         return codec.pack_record(record.id, body, record.max_deliveries)
     return None
 

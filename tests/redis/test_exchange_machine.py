@@ -191,7 +191,8 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.stack.enter_context(mock.patch("os.urandom", ids.randbytes))
         # So that some tasks and answers travel beside the lists.
         for module in (blobs, consuming):
-            self.stack.enter_context(mock.patch.object(module, "INLINE_BYTES", 40))
+            for limit in ("INLINE_BYTES", "CROWDED_BYTES"):
+                self.stack.enter_context(mock.patch.object(module, limit, 40))
         self.wire = Wire(self.server.client())
         self.name = f"x-{uuid.uuid4().hex[:12]}"
         self.number = 0

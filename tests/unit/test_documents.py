@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pressure import envelope
-from pressure.blobs import CHUNK_BYTES, INLINE_BYTES
+from pressure.blobs import CHUNK_BYTES, CROWDED_BYTES, INLINE_BYTES
 from pressure.keys import Keys
 from pressure.protocol import PROTOCOL_VERSION, Status
 
@@ -89,6 +89,7 @@ def test_protocol_describes_the_envelope() -> None:
     assert end == len(item)
     assert envelope.HEADER_BYTES == 66
     assert f"more than {INLINE_BYTES // 1024} KiB" in PROTOCOL
+    assert f"more than {CROWDED_BYTES // 1024} KiB" in PROTOCOL
     assert f"chunks of {CHUNK_BYTES // 1024} KiB" in PROTOCOL
     assert f"`{envelope.VERSION:#x}`: {PROTOCOL_VERSION}." in PROTOCOL
 
