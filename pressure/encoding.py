@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +11,9 @@ from pressure import putting
 from pressure.core import Core
 
 __all__ = ["Encoded", "Encoder"]
+
+HURRY = 1.0
+"""So long before its end (seconds) a call makes nothing early."""
 
 
 class Encoded(NamedTuple):
@@ -27,6 +32,8 @@ class Encoder:
         batches: what `Pace.batches` gives.
         ahead: whether `encode_next` may ask for the next one early. Not if that may wait for
             something, or else a refused put would wait for it, too.
+        until: when all is to be put (monotonic). Towards the end nothing is made early, so that
+            this is noticed in time.
     """
 
     def __init__(
@@ -35,10 +42,12 @@ class Encoder:
         batches: Iterator[tuple[list[bytes], Exception | None]],
         *,
         ahead: bool,
+        until: float | None = None,
     ) -> None:
         self._core = core
         self._batches = batches
         self._ahead = ahead
+        self._until = math.inf if until is None else until - HURRY
         self._next: Encoded | None = None
 
     def __iter__(self) -> Iterator[Encoded]:
@@ -50,7 +59,7 @@ class Encoder:
 
     def encode_next(self) -> None:
         """Make the next batch, unless it is made."""
-        if not self._ahead or self._next is not None:
+        if not self._ahead or self._next is not None or time.monotonic() > self._until:
             return
         try:
             bodies, failure = next(self._batches)

@@ -135,6 +135,20 @@ class Link:
             self._collect(connection)
         return connection
 
+    def notice_end(self) -> None:
+        """Close the connection if the server has ended it, which would only show when it is used
+        next, and `server` be another's until then."""
+        connection = self._connection
+        if connection is None or self._unread or self._owed:
+            return
+        try:
+            # Nothing is due, so it can only be the end.
+            ended = bool(connection.can_read(0.0))
+        except (redis_errors.RedisError, OSError):
+            ended = True
+        if ended:
+            self.close()
+
     def execute(self, command: Command, meanwhile: Callable[[], None] | None = None) -> Any:
         """Send one command, call `meanwhile`, and return the reply. Raises `Broken`, or a final
         error."""

@@ -116,7 +116,8 @@ class PressureQueue(QueueControl, Generic[T]):
         accepted = 0
         source = self._pace.batches(iterable, self._core.serialize)
         # Any other iterable may wait for something.
-        batches = Encoder(self._core, source, ahead=isinstance(iterable, list | tuple))
+        ahead = isinstance(iterable, list | tuple)
+        batches = Encoder(self._core, source, ahead=ahead, until=until)
         for batch, failure, prepared in batches:
             try:
                 accepted += self._put_bodies(batch, until, "", prepared, batches.encode_next)

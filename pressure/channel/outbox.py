@@ -19,8 +19,8 @@ ONCE = 1
 
 
 class Outbox:
-    """What was uploaded for a record that was refused serves for its next try; if that doesn't
-    come, it is removed. So neither is anything uploaded twice, nor does it stay."""
+    """What was uploaded for a record that was refused serves for its next try. If the next records
+    are others, it is removed: so neither is anything uploaded twice, nor does it stay."""
 
     def __init__(self, core: Core[Any], link: Link) -> None:
         self._core = core

@@ -85,7 +85,7 @@ class Producer:
         self._session.producer, self._session.sequence = os.urandom(ID_BYTES), 0
         self._session.confirmed = 0
         self._generation = b""
-        self._doubt = b"", 0
+        self._doubt = self._put_to = b"", 0
 
     def send(self, records: Sequence[Record]) -> int:
         """Put records in order; returns how many were accepted: as many as fit into one put, and
@@ -117,14 +117,21 @@ class Producer:
                 yield from flows.describe(core)
 
     def _put(self, records: Sequence[Record]) -> Flow[int]:
-        outbox, server = self._outbox, b""
-        if any([record.max_deliveries == ONCE for record in records]):
-            if not self._session.link.client_id:
+        outbox, link, server = self._outbox, self._session.link, b""
+        link.notice_end()
+        once = any([record.max_deliveries == ONCE for record in records])
+        if once:
+            if not link.client_id:
                 # It has yet to hear which server this is.
                 yield from flows.describe(self._core)
             server = self._noted_server()
         try:
             values = yield from outbox.fill(records, server)
+            while once and link.server != server:
+                # The server was another before all was uploaded.
+                yield from outbox.empty()
+                server = self._noted_server()
+                values = yield from outbox.fill(records, server)
             mode = "head" if self.at_head else ""
             accepted = yield from flows.put(self._core, self._session, values, None, mode)
         except (OperationUnblocked, TailLost, flows.OtherGeneration):
@@ -160,7 +167,6 @@ class Producer:
         body = record.body
         if type(body) is not bytes or len(body) > EARLY_BYTES or codec is None:
             return False
-
         if not self._generation or self._generation != core.generation:
             return False
         if not session.link.client_id or core.settings.min_replicas:

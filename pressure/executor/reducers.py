@@ -18,17 +18,16 @@ KNOWN: Any = vars(ForkingPickler)["_extra_reducers"]
 more, and as modules of `multiprocessing` are imported."""
 _OTHERS = frozenset({"multiprocessing", "torch"})
 
-_seen = 0
+_seen: dict[type, Any] = {}
 _registered: dict[type, Any] = {}
 
 
 def registered() -> dict[type, Any]:
     """What the program has registered: nothing, mostly, and that is quick."""
     global _seen, _registered
-    if len(KNOWN) != _seen:
-        known = KNOWN.copy()
+    if _seen != KNOWN:
+        known = _seen = KNOWN.copy()
         _registered = {kind: known[kind] for kind in known if _package(known[kind]) not in _OTHERS}
-        _seen = len(known)
     return _registered
 
 

@@ -228,3 +228,20 @@ def test_what_multiprocessing_registers_itself_is_not_the_programs() -> None:
     assert managers.array.array in KNOWN  # type: ignore[attr-defined]
     assert len(KNOWN) > before
     assert not registered()
+
+
+def attach_anew(name: str) -> Block:
+    return Block(name, "attached anew")
+
+
+def reduce_anew(block: Block) -> Any:
+    return attach_anew, (block.name,)
+
+
+def test_a_reducer_that_takes_the_place_of_another(
+    each: Executor, register: Callable[[type, Any], None]
+) -> None:
+    register(Block, reduce_block)
+    assert each.submit(how, Block("b")).result(PATIENCE) == "attached"
+    register(Block, reduce_anew)
+    assert each.submit(how, Block("b")).result(PATIENCE) == "attached anew"

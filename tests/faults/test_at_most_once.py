@@ -132,6 +132,37 @@ def test_it_is_not_taken_back_as_if_it_had_not_begun(
     assert do.lines(notes) == ["run"]
 
 
+@pytest.mark.parametrize("large", [b"", bytes(30_000), LARGE, bytes(2_000_000)], ids=len)
+def test_what_is_submitted_after_a_restart_is_in_no_doubt(
+    forgetful: ServerProcess, executor: RedisExecutor, spawn_child: Spawn, large: bytes
+) -> None:
+    """Also by a client that has been idle, and hasn't heard of it."""
+    spawn_child(do.serve, forgetful.url, "once", 1, 15.0).wait_for("serving")
+    once = executor.options(max_deliveries=1)
+    for _ in range(2):
+        assert once.submit(len, large).result(WAIT) == len(large)
+        assert sent(executor)
+        forgetful.client().save()
+        roll_back(forgetful)
+    assert once.submit(len, large).result(WAIT) == len(large)
+
+
+def test_what_waits_in_a_queue_that_was_made_anew_can_be_cancelled(
+    forgetful: ServerProcess, executor: RedisExecutor
+) -> None:
+    once = executor.options(max_deliveries=1)
+    for _ in range(5):
+        executor.submit(do.square, 2)
+        assert sent(executor)
+    lost = [once.submit(do.square, x) for x in range(5)]
+    assert sent(executor)
+    forgetful.client().flushall()
+    assert {type(future.exception(WAIT)) for future in lost} == {TaskLostError}
+    waiting = once.submit(do.square, 3)
+    assert sent(executor)
+    assert waiting.cancel()
+
+
 def run_child(queue_url: str, path: str) -> str:
     """Wait for a child that another server has the queue of, all of a sudden."""
     child = current_executor().options(max_deliveries=1).submit(do.note, path, "run")
