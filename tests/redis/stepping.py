@@ -46,6 +46,11 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        """For other threads, of handles that earlier tests have left. The flows' own sleep is a
+        request."""
+        time.sleep(seconds)
+
 
 @contextmanager
 def standing_time() -> Iterator[Clock]:
