@@ -31,6 +31,7 @@ from pressure.flows import (
     role_waiter,
     wait_at_most,
 )
+from pressure.greeting import run_id
 from pressure.protocol import Command, Status
 from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
@@ -221,10 +222,10 @@ def _wake(core: Core[Any], waiters: Sequence[bytes]) -> Flow[None]:
 
 def _unblock(core: Core[Any], waiters: Sequence[bytes]) -> Flow[None]:
     info = yield Command(("INFO", "server"))
-    run_id = next((line[7:] for line in info.splitlines() if line.startswith(b"run_id:")), b"")
+    run = run_id(info).encode()
     pause = RECHECK / 4
     while pause < RECHECK_LIMIT:
-        here = [client for client, _, server in map(_parts, waiters) if server == run_id]
+        here = [client for client, _, server in map(_parts, waiters) if server == run]
         for client in here:
             yield Command(("CLIENT", "UNBLOCK", client, "TIMEOUT"))
         if not here:
