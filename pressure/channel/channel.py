@@ -32,13 +32,7 @@ from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.handle import Handle
 from pressure.keys import validate_name
 from pressure.link import Link
-from pressure.parcels import (
-    ID_BYTES,
-    Delivery,
-    Record,
-    pack,
-    quickly_packed,
-)
+from pressure.parcels import ID_BYTES, Delivery, Record, pack
 from pressure.protocol import Command, Status
 from pressure.requests import Flow
 from pressure.session import Session
@@ -107,33 +101,6 @@ class Channel:
             self.handle.call(lifecycle.create(self.core, bound, generation))
         except QueueAlreadyExistsError:
             self.handle.call(flows.describe(self.core))
-
-    def send(
-        self, records: Sequence[Record], until: float | None = None, *, at_head: bool = False
-    ) -> int:
-        """Put records in order; returns how many were accepted by `until` (monotonic). At the head
-        of the queue they may exceed its bound. Raises as `PressureQueue.put` does."""
-        return self.handle.call_over(
-            lambda session: self._send(session, records, until, at_head), until
-        )
-
-    def _send(
-        self, session: Session[Link], records: Sequence[Record], until: float | None, at_head: bool
-    ) -> Flow[int]:
-        if not self.core.generation:
-            yield from flows.describe(self.core)
-        while True:
-            codec = self.core.codec
-            assert codec is not None
-            values = []
-            for record in records:
-                value = quickly_packed(self.core, codec, record)
-                values.append(value or (yield from pack(self.core, codec, record)))
-            try:
-                mode = "head" if at_head else ""
-                return (yield from flows.put(self.core, session, values, until, mode))
-            except flows.OtherGeneration:
-                yield from flows.describe(self.core)
 
     def withdraw(self, ids: Sequence[bytes], until: float | None = None) -> list[bool]:
         """Take records out of the queue again; says for each whether it was still there."""

@@ -18,6 +18,7 @@ import redis
 from pressure import blobs, parcels
 from pressure.address import Address
 from pressure.channel import Channel, Record
+from pressure.channel.producing import Producer
 from pressure.content import ALIGNMENT, Content, copy_of, room
 from pressure.core import Settings
 from pressure.executor import (
@@ -278,7 +279,9 @@ def test_an_upload_that_was_interrupted_is_dropped_later(
     uploads: Any = client.zrange(core.protocol.keys.uploads, 0, -1)
     for upload in uploads:
         client.zadd(core.protocol.keys.uploads, {upload: hour_ago})
-    channel.send([Record(os.urandom(16), b"y" * MIB)])
+    producer = Producer(channel)
+    assert producer.send([Record(os.urandom(16), b"y" * MIB)]) == 1
+    producer.close()
     assert list(sizes(client, queue_name).values()) == [2]
     channel.delete()
     channel.disconnect()
@@ -318,7 +321,9 @@ def test_a_body_that_was_altered_is_refused(
         settings=Settings(signing_keys=(b"k",)),
     )
     channel.ensure()
-    channel.send([Record(b"i" * 16, b"x" * (2 * MIB))])
+    producer = Producer(channel)
+    assert producer.send([Record(b"i" * 16, b"x" * (2 * MIB))]) == 1
+    producer.close()
     key = channel.core.protocol.keys.blobs
     field = sorted(client.hkeys(key))[-1]
     client.hset(key, field, bytes(len(client.hget(key, field) or b"")))

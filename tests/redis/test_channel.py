@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -52,6 +52,12 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return call_in_vain
 
 
+def send(channel: Channel, records: Sequence[Record]) -> None:
+    producer = Producer(channel)
+    assert producer.send(records) == len(records)
+    producer.close()
+
+
 def claim(consumer: Consumer, **options: Any) -> list[Delivery]:
     return consumer.exchange((), 10, 0.0, **options)
 
@@ -87,7 +93,7 @@ def test_what_an_exchange_has_brought_in_vain_comes_again(
     channel: Channel, consumer: Consumer, fail: Callable[..., None]
 ) -> None:
     bodies = [b"small", LARGE, b"last"]
-    channel.send([Record(os.urandom(16), body) for body in bodies])
+    send(channel, [Record(os.urandom(16), body) for body in bodies])
     fail(claim, consumer)
     assert [bytes(delivery.body) for delivery in claim(consumer)] == bodies
 
@@ -95,7 +101,7 @@ def test_what_an_exchange_has_brought_in_vain_comes_again(
 def test_what_was_waited_for_in_vain_comes_again(
     channel: Channel, consumer: Consumer, fail: Callable[..., None]
 ) -> None:
-    channel.send([Record(os.urandom(16), LARGE)])
+    send(channel, [Record(os.urandom(16), LARGE)])
     fail(consumer.next)
     assert consumer.next() is None
     assert [bytes(delivery.body) for delivery in claim(consumer)] == [LARGE]
@@ -104,7 +110,7 @@ def test_what_was_waited_for_in_vain_comes_again(
 def test_what_could_not_be_opened_comes_again(
     channel: Channel, consumer: Consumer, fail: Callable[..., None]
 ) -> None:
-    channel.send([Record(os.urandom(16), LARGE)])
+    send(channel, [Record(os.urandom(16), LARGE)])
     waiting = consumer.waiting()
     assert waiting is not None
     item = channel.handle.run(waiting, consumer._session)
@@ -117,9 +123,9 @@ def test_an_acknowledgement_that_is_said_again_is_not_about_a_later_item(
 ) -> None:
     """A notice of a task and its answer share an id."""
     id = os.urandom(16)
-    channel.send([Record(id, b"notice")])
+    send(channel, [Record(id, b"notice")])
     assert len(claim(consumer)) == 1
-    channel.send([Record(id, LARGE)])
+    send(channel, [Record(id, LARGE)])
     fail(claim, consumer, done=[id])
     (answer,) = claim(consumer, done=[id])
     assert answer.body == LARGE
@@ -127,7 +133,7 @@ def test_an_acknowledgement_that_is_said_again_is_not_about_a_later_item(
 
 
 def test_nothing_is_known_of_what_was_given_back(channel: Channel, consumer: Consumer) -> None:
-    channel.send([Record(os.urandom(16), b"body")])
+    send(channel, [Record(os.urandom(16), b"body")])
     (delivery,) = claim(consumer)
     consumer.give_back([delivery.id])
     assert not consumer._session.leased
