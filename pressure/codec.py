@@ -1,4 +1,4 @@
-"""Objects to bytes and back, signed.
+"""Bodies to items and back, signed.
 
 A `Codec` belongs to one queue and generation. What it writes can be read only from that queue: the
 signature covers the queue's name, its generation and the direction, so an item copied elsewhere is
@@ -7,175 +7,18 @@ refused. The signature is checked before anything is unpickled.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hmac import compare_digest as _same
-from typing import Any, Protocol
 
 from pressure import envelope
-from pressure.copying import RefusedError, dumps_by_value
 from pressure.envelope import Envelope
-from pressure.python_versions import marked, unmarked
+from pressure.signing import BadSignature, Seal, Signer
 
-__all__ = [
-    "RAW",
-    "BadSignature",
-    "Codec",
-    "Seal",
-    "Serializer",
-    "Signer",
-    "context_of",
-    "key_id_of",
-    "serializer_for",
-]
+__all__ = ["Codec"]
 
-RAW = "raw"
-_MAC_BYTES = 16
-_DERIVATION = b"pressure derived"
-_PROTOCOL = 5
-_PLAIN = pickle.PROTO
 _HEADER_BYTES = envelope.HEADER_BYTES
 _PARTS = struct.Struct(">HHQ16s16s")
-
-
-class BadSignature(ValueError):
-    """The signature of an item is missing, made with an unknown key, or wrong."""
-
-
-class Serializer(Protocol):
-    """What `codec=` takes besides a name: an object with `dumps` and `loads`."""
-
-    def dumps(self, obj: Any, /) -> bytes: ...
-
-    def loads(self, data: bytes, /) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Pickle:
-    """Plain pickle, and cloudpickle only for what that can't do (lambdas, local classes)."""
-
-    def dumps(self, obj: Any, /) -> bytes:
-        try:
-            return pickle.dumps(obj, _PROTOCOL)
-        except (pickle.PicklingError, AttributeError, TypeError) as plain:
-            try:
-                return marked(dumps_by_value(obj))
-            except RefusedError:
-                raise
-            except Exception:
-                # The plain error is the one that users of the standard library know.
-                raise plain from None
-
-    def loads(self, data: bytes, /) -> Any:
-        return pickle.loads(data if data[:1] == _PLAIN else unmarked(data))
-
-
-class _Given:
-    """One of the user's own. What it makes must be bytes: `json`, say, makes text."""
-
-    def __init__(self, codec: Serializer) -> None:
-        self._codec = codec
-        self.loads = codec.loads
-
-    def dumps(self, obj: Any, /) -> bytes:
-        data: object = self._codec.dumps(obj)
-        if not isinstance(data, bytes | bytearray | memoryview):
-            kind = type(data).__name__
-            raise TypeError(f"dumps() of codec {self._codec!r} returned {kind}, not bytes")
-        return bytes(data)
-
-
-def serializer_for(codec: str | Serializer) -> Serializer | None:
-    """The serializer that `codec` names; None for raw bytes. Raises `ValueError`/`TypeError`."""
-    if codec == RAW:
-        return None
-    if codec == "pickle":
-        return _Pickle()
-    if isinstance(codec, str):
-        raise ValueError(f"unknown codec {codec!r}: use 'pickle', 'raw', or an object")
-    if not callable(getattr(codec, "dumps", None)) or not callable(getattr(codec, "loads", None)):
-        raise TypeError("a codec is 'pickle', 'raw', or an object with dumps() and loads()")
-    return _Given(codec)
-
-
-def key_id_of(key: bytes) -> bytes:
-    """What an envelope says of the key that signed it."""
-    return hashlib.blake2b(_short(key), digest_size=4, person=b"pressure key id").digest()
-
-
-def _short(key: bytes) -> bytes:
-    """Longer keys are hashed first, since BLAKE2b takes at most 64 bytes."""
-    return key if len(key) <= 64 else hashlib.blake2b(key).digest()
-
-
-class Signer:
-    """Signs with the first of some keys and accepts all of them, so that keys can be rotated.
-
-    `context` is what the signatures are bound to besides the item (`context_of`).
-    """
-
-    def __init__(self, keys: Sequence[bytes], context: bytes) -> None:
-        self._states: dict[bytes, Any] = {}
-        for key in keys:
-            # A key of its own for each queue, generation and direction: what was signed for one
-            # can't be taken for another's.
-            derived = hashlib.blake2b(context, key=_short(key), digest_size=32, person=_DERIVATION)
-            state = hashlib.blake2b(key=derived.digest(), digest_size=_MAC_BYTES)
-            self._states.setdefault(key_id_of(key), state)
-        self.key_id = next(iter(self._states))
-
-    def begin(self, part: bytes, key_id: bytes) -> Any:
-        """A running hash to which content may be added; its digest is the signature."""
-        state = self._states[key_id].copy()
-        state.update(part)
-        return state
-
-    def sign(self, part: bytes, key_id: bytes) -> bytes:
-        state = self._states[key_id].copy()
-        state.update(part)
-        mac: bytes = state.digest()
-        return mac
-
-    def begin_check(self, item: Envelope) -> Any:
-        """As `begin`, of an item. Raises `BadSignature` if no key fits."""
-        if not item.flags & envelope.SIGNED:
-            raise BadSignature("it is not signed, and this client has a key")
-        if item.key_id not in self._states:
-            here = " or ".join(key_id.hex() for key_id in self._states)
-            theirs = item.key_id.hex()
-            raise BadSignature(f"it is signed with an unknown key (id {theirs}; {here} is known)")
-        return self.begin(envelope.signed_part(item.item), item.key_id)
-
-
-class Seal:
-    """The signature of an item whose content, which lies beside the queue, passes by in pieces."""
-
-    __slots__ = ("_item", "_state")
-
-    def __init__(self, item: Envelope, state: Any) -> None:
-        self._item = item
-        self._state = state
-
-    def update(self, piece: bytes | bytearray | memoryview) -> None:
-        """Take in the next piece of the content."""
-        if self._state is not None:
-            self._state.update(piece)
-
-    def item(self) -> bytes:
-        """The bytes of the item, signed."""
-        if self._state is None:
-            return self._item.item
-        return envelope.with_mac(self._item.item, self._state.digest())
-
-    def check(self) -> None:
-        """Raise `BadSignature` unless all that passed by is what was signed."""
-        if self._state is None:
-            return
-        if not _same(self._state.digest(), self._item.mac):
-            raise BadSignature("its signature is wrong: it was altered, or is another queue's")
 
 
 class Codec:
@@ -363,13 +206,3 @@ class Codec:
             )
         )
         return Seal(item, None if signer is None else signer.begin_check(item))
-
-
-def context_of(name: str, generation: bytes, direction: str) -> bytes:
-    """What a signature is bound to besides the item: queue, its generation, and direction.
-
-    The directions are `item`; for an executor's queue `task`, for its reply queues `result`, and
-    `stored` for what the client keeps beside one of them for its tasks.
-    """
-    parts = (name.encode(), generation, direction.encode())
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

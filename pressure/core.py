@@ -25,12 +25,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pressure import envelope
 from pressure.address import Address
 from pressure.arguments import check_settings, usable_bound
-from pressure.codec import Codec, Serializer, context_of
+from pressure.codec import Codec
 from pressure.errors import ItemTooLargeError
 from pressure.keys import Keys
 from pressure.opened import Opened
 from pressure.protocol import Protocol
+from pressure.serializers import Serializer
 from pressure.session import Movable, Session
+from pressure.signing import context_of
 
 __all__ = ["NOT_PICKLED", "Ahead", "Core", "Settings", "readable_client_id", "reason"]
 

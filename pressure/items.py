@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pressure import blobs, bundles, envelope, flows
-from pressure.codec import BadSignature
 from pressure.core import Ahead, Core, reason
 from pressure.errors import (
     PayloadError,
@@ -23,6 +22,7 @@ from pressure.protocol import Status
 from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import Session
+from pressure.signing import BadSignature
 from pressure.upkeep import ADOPTION
 
 __all__ = [

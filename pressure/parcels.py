@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pressure import blobs, envelope
-from pressure.codec import BadSignature, Codec
+from pressure.codec import Codec
 from pressure.content import Buffer, Content
 from pressure.core import Core
 from pressure.requests import Flow
+from pressure.signing import BadSignature
 
 __all__ = [
     "ID_BYTES",

@@ -15,7 +15,6 @@ import redis
 from pressure import items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import checked_count, deadline, put_deadline
-from pressure.codec import Serializer, serializer_for
 from pressure.core import NOT_PICKLED, Core, Settings
 from pressure.credentials import given_settings, resolve_keys
 from pressure.encoding import Encoder
@@ -26,6 +25,7 @@ from pressure.lease import Lease
 from pressure.link import Link
 from pressure.pace import Pace
 from pressure.queue_control import QueueControl
+from pressure.serializers import Serializer, serializer_for
 from pressure.taker import Taker
 
 __all__ = ["PressureQueue"]

@@ -21,7 +21,6 @@ from pressure.cli.program import EXIT_CODES
 from pressure.cli.tables import echo_json, safe, size
 from pressure.cli.trial import tried
 from pressure.cli.workers import SHOWN, order_daemons, roll
-from pressure.codec import key_id_of
 from pressure.envelope import SIGNED, Envelope
 from pressure.errors import (
     PressureError,
@@ -31,6 +30,7 @@ from pressure.errors import (
 )
 from pressure.executor.orders import OrderKind
 from pressure.server.files import find_server
+from pressure.signing import key_id_of
 
 __all__ = ["COMMANDS"]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from pressure.channel import Channel
 from pressure.channel.backlog import Waiting, newest_waiting
-from pressure.codec import key_id_of
 from pressure.errors import PressureError
 from pressure.executor.errors import TaskLostError
 from pressure.executor.outcomes import pack_exception
 from pressure.executor.records import pack_answer
+from pressure.signing import key_id_of
 
 __all__ = ["end_waiting_tasks"]
 

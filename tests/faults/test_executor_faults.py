@@ -18,7 +18,6 @@ import pytest
 import redis
 
 from pressure import blobs, exchanging
-from pressure.codec import key_id_of
 from pressure.executor import (
     Options,
     RedisExecutor,
@@ -29,6 +28,7 @@ from pressure.executor import (
 )
 from pressure.executor.errors import NoWorkersError
 from pressure.scripts import SCRIPTS
+from pressure.signing import key_id_of
 from tests.faults import executing as do
 from tests.support.fixtures import keys_left
 from tests.support.processes import Child

@@ -13,10 +13,10 @@ import pytest
 
 from pressure import exchanging, lifecycle
 from pressure.channel import estate
-from pressure.codec import serializer_for
 from pressure.core import Core, Settings
 from pressure.envelope import MESSAGE_ID
 from pressure.protocol import Outcome
+from pressure.serializers import serializer_for
 from tests.redis.stepping import Actor, Link, Wire, standing_time
 from tests.support.servers import ServerProcess
 

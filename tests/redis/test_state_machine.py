@@ -30,7 +30,6 @@ from hypothesis.stateful import (
 )
 
 from pressure import blobs, flows, items, lifecycle, putting, upkeep
-from pressure.codec import serializer_for
 from pressure.core import Core, Settings
 from pressure.errors import (
     PayloadError,
@@ -42,6 +41,7 @@ from pressure.keys import Keys
 from pressure.letters import change_letters
 from pressure.protocol import Command, Status
 from pressure.requests import Flow
+from pressure.serializers import serializer_for
 from pressure.session import Session
 from tests.redis.invariants import Ledger, Snapshot, Step, snapshot
 from tests.redis.stepping import FATES, Actor, Link, Wire, ask_early, standing_time

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import redis
 
 from pressure import envelope
-from pressure.codec import Codec, context_of
+from pressure.codec import Codec
 from pressure.keys import Keys
+from pressure.signing import context_of
 
 __all__ = ["KEY", "Cage", "Forgery", "Target", "forgeries"]
 

@@ -33,6 +33,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "envelope",
             "python_versions",
             "codec",
+            "serializers",
+            "signing",
             "pulse",
             "address",
             "nodes",

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pressure.codec import serializer_for
 from pressure.executor import pickling
 from pressure.python_versions import unmarked
+from pressure.serializers import serializer_for
 
 queued = serializer_for("pickle")
 assert queued is not None

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pressure.channel import Channel
-from pressure.codec import BadSignature
 from pressure.content import Buffer, copy_of
 from pressure.executor import sharing
 from pressure.executor.descriptors import only_once
 from pressure.executor.payloads import loads
 from pressure.executor.pickling import stands_alone
 from pressure.executor.records import STORED, Task
+from pressure.signing import BadSignature
 
 __all__ = ["Library"]
 
