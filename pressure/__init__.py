@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from pressure._version import __version__
-from pressure.core import Settings
 from pressure.errors import (
     ItemTooLargeError,
     LeaseLostError,
@@ -35,6 +34,7 @@ from pressure.lease import Lease
 from pressure.letters import DeadLetter
 from pressure.queue import PressureQueue
 from pressure.server import LocalServer, local_server
+from pressure.settings import Settings
 from pressure.stats import QueueStats
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pressure.address import Address
-from pressure.core import Settings
 from pressure.server import signing_key_for
+from pressure.settings import Settings
 
 __all__ = ["given_settings", "read_key_file", "resolve_keys"]
 

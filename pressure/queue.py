@@ -15,7 +15,7 @@ import redis
 from pressure import items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import checked_count, deadline, put_deadline
-from pressure.core import NOT_PICKLED, Core, Settings
+from pressure.core import NOT_PICKLED, Core
 from pressure.credentials import given_settings, resolve_keys
 from pressure.encoding import Encoder
 from pressure.errors import PressureError, QueueFullError
@@ -26,6 +26,7 @@ from pressure.link import Link
 from pressure.pace import Pace
 from pressure.queue_control import QueueControl
 from pressure.serializers import Serializer, serializer_for
+from pressure.settings import Settings
 from pressure.taker import Taker
 
 __all__ = ["PressureQueue"]

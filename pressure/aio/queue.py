@@ -27,12 +27,13 @@ from pressure.aio.link import AsyncLink
 from pressure.aio.pool import FAREWELL
 from pressure.aio.taker import AsyncTaker, QueueIterator
 from pressure.arguments import checked_count, deadline, put_deadline
-from pressure.core import NOT_PICKLED, Core, Settings
+from pressure.core import NOT_PICKLED, Core
 from pressure.credentials import given_settings, resolve_keys
 from pressure.errors import PressureError
 from pressure.keys import resolve_prefix, validate_name
 from pressure.pace import Pace
 from pressure.serializers import Serializer, serializer_for
+from pressure.settings import Settings
 
 __all__ = [
     "AsyncDeadLetters",

@@ -26,7 +26,7 @@ from pressure.channel.replies import (
     reply_name,
 )
 from pressure.content import Buffer, Content
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.envelope import HEADER_BYTES
 from pressure.errors import QueueAlreadyExistsError, QueueDoesNotExistError
 from pressure.handle import Handle
@@ -36,6 +36,7 @@ from pressure.parcels import ID_BYTES, Delivery, Record, pack
 from pressure.protocol import Command, Status
 from pressure.requests import Flow
 from pressure.session import Session
+from pressure.settings import Settings
 from pressure.stats import parse_stats
 
 __all__ = ["Channel", "Consumer", "Delivery", "Record", "Sealed", "Verdict", "pack"]

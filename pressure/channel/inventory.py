@@ -20,7 +20,7 @@ from pressure.channel.replies import Opaque
 from pressure.channel.soundness import faults
 from pressure.cluster import ClusterFinder
 from pressure.commands import Command, Status
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.driver import give_up
 from pressure.envelope import BLOB, SIGNED, Envelope
 from pressure.errors import PressureError, QueueClosedError, QueueDoesNotExistError
@@ -29,6 +29,7 @@ from pressure.letters import PAGE, DeadLetter, parse_letter
 from pressure.link import Link
 from pressure.retry import Broken, is_about_one_queue
 from pressure.session import ID_BYTES
+from pressure.settings import Settings
 from pressure.stats import QueueStats, parse_stats
 
 __all__ = ["Client", "Inventory", "Queue", "QueueName", "age_of", "is_envelope"]

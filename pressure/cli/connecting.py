@@ -15,11 +15,11 @@ from pressure.channel import Channel
 from pressure.channel.inventory import QueueName
 from pressure.channel.replies import Opaque
 from pressure.cli.tables import safe
-from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.errors import QueueDoesNotExistError, QueueError, ServerRefusedError
 from pressure.keys import DEFAULT_PREFIX, validate_name
 from pressure.queue import PressureQueue
+from pressure.settings import Settings
 
 __all__ = [
     "Server",

@@ -15,7 +15,6 @@ import click
 from pressure._version import __version__
 from pressure.address import Address
 from pressure.checks import Severity, check_key, check_server
-from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.errors import PressureError
 from pressure.executor.notes import MOST_QUEUES
@@ -32,6 +31,7 @@ from pressure.executor.supervision.supervisor import (
 )
 from pressure.keys import DEFAULT_PREFIX, validate_name
 from pressure.seconds import Seconds
+from pressure.settings import Settings
 
 __all__ = ["main"]
 

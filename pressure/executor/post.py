@@ -11,7 +11,7 @@ from typing import Any
 
 from pressure.address import Address
 from pressure.channel import Channel
-from pressure.core import Settings
+from pressure.settings import Settings
 
 __all__ = ["BROKEN_EXIT", "DEFAULT_BOUND", "Post"]
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pressure import bundles, flows, items, lifecycle, putting
 from pressure.address import Address
 from pressure.arguments import checked_bound, usable_bound
-from pressure.core import Ahead, Core, Settings
+from pressure.core import Ahead, Core
 from pressure.credentials import resolve_keys
 from pressure.errors import (
     PayloadError,
@@ -42,6 +42,7 @@ from pressure.pace import Pace
 from pressure.protocol import Status
 from pressure.requests import Block, Flow
 from pressure.session import Session
+from pressure.settings import Settings
 
 __all__ = ["Remote", "Size"]
 

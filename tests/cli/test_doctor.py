@@ -12,7 +12,7 @@ from pressure import PressureQueue
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.channel.registry import Registry, WorkerRecord
-from pressure.core import Settings
+from pressure.settings import Settings
 from tests.cli.conftest import LIMIT, Run
 from tests.support.servers import ServerProcess
 

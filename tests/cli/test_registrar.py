@@ -12,9 +12,9 @@ import pytest
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.channel.registry import Registry, WorkerRecord
-from pressure.core import Settings
 from pressure.executor.notes import Snapshot
 from pressure.executor.supervision.registrar import SOON, Registrar
+from pressure.settings import Settings
 
 IDLE = Snapshot(
     ready=True,

@@ -14,11 +14,11 @@ import pytest
 
 from pressure.address import Address
 from pressure.channel import Channel
-from pressure.core import Settings
 from pressure.executor import InitializerError, RedisExecutor
 from pressure.executor.errors import NoWorkersError
 from pressure.executor.post import Post
 from pressure.executor.supervision import clerk, crew
+from pressure.settings import Settings
 from tests.faults import executing
 from tests.support.waiting import eventually
 

@@ -20,7 +20,6 @@ from pressure.address import Address
 from pressure.channel import Channel, Record
 from pressure.channel.producing import Producer
 from pressure.content import ALIGNMENT, Content, copy_of, room
-from pressure.core import Settings
 from pressure.executor import (
     RedisExecutor,
     ResultPayloadError,
@@ -29,6 +28,7 @@ from pressure.executor import (
     payloads,
     pickling,
 )
+from pressure.settings import Settings
 from tests.executor.crews import MODES, PATIENCE, executor
 from tests.support.processes import report
 from tests.support.proxy import FaultyProxy

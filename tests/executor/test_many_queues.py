@@ -20,7 +20,6 @@ import redis
 from pressure import PressureQueue
 from pressure.address import Address
 from pressure.channel import Channel
-from pressure.core import Settings
 from pressure.executor import (
     RedisExecutor,
     TaskFuture,
@@ -31,6 +30,7 @@ from pressure.executor import (
     current_executor,
 )
 from pressure.keys import Keys
+from pressure.settings import Settings
 from tests.contract import executing as do
 from tests.executor.programs import Program
 from tests.support.fixtures import keys_left

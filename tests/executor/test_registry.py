@@ -16,10 +16,10 @@ from pressure import __version__
 from pressure.address import Address
 from pressure.channel import Channel
 from pressure.channel.registry import Registry, RunningTask, WorkerRecord
-from pressure.core import Settings
 from pressure.executor import RedisExecutor
 from pressure.keys import Keys
 from pressure.protocol import PROTOCOL_VERSION, Status
+from pressure.settings import Settings
 from tests.contract import executing as do
 from tests.executor.programs import Program, program
 from tests.redis.scripting import Scripts

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pressure.address import Address
-from pressure.core import Settings
 from pressure.executor import RedisExecutor
 from pressure.executor.supervision.supervisor import Plan, Supervisor
+from pressure.settings import Settings
 from tests.support.child import report
 
 WAIT = 20.0

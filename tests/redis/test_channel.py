@@ -13,8 +13,8 @@ from pressure import blobs, flows
 from pressure.address import Address
 from pressure.channel import Channel, Consumer, Delivery, Record, Verdict
 from pressure.channel.producing import Producer
-from pressure.core import Settings
 from pressure.errors import ServerOutOfMemoryError, ServerUnavailableError
+from pressure.settings import Settings
 
 LARGE = bytes(100_000)
 

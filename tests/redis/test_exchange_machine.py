@@ -38,11 +38,12 @@ from pressure.channel import channel, consuming, estate
 from pressure.channel.consuming import Consumer, Verdict
 from pressure.channel.replies import Opaque, reply_core
 from pressure.content import Buffer
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.errors import PressureError, QueueClosedError
 from pressure.parcels import Delivery, Record, pack
 from pressure.protocol import Command, Outcome
 from pressure.requests import Flow
+from pressure.settings import Settings
 from tests.redis.invariants import SEVERAL, Ledger, Snapshot, Step, snapshot
 from tests.redis.stepping import FATES, Actor, Link, Wire, standing_time
 from tests.support.servers import ServerProcess

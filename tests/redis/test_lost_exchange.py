@@ -13,10 +13,11 @@ import pytest
 
 from pressure import exchanging, lifecycle
 from pressure.channel import estate
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.envelope import MESSAGE_ID
 from pressure.protocol import Outcome
 from pressure.serializers import serializer_for
+from pressure.settings import Settings
 from tests.redis.stepping import Actor, Link, Wire, standing_time
 from tests.support.servers import ServerProcess
 

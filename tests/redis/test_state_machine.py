@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 
 from pressure import blobs, flows, items, lifecycle, putting, upkeep
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.errors import (
     PayloadError,
     PressureError,
@@ -43,6 +43,7 @@ from pressure.protocol import Command, Status
 from pressure.requests import Flow
 from pressure.serializers import serializer_for
 from pressure.session import Session
+from pressure.settings import Settings
 from tests.redis.invariants import Ledger, Snapshot, Step, snapshot
 from tests.redis.stepping import FATES, Actor, Link, Wire, ask_early, standing_time
 from tests.support.servers import ServerProcess

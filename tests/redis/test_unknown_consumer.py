@@ -13,12 +13,13 @@ import redis
 
 from pressure import exchanging, lifecycle
 from pressure.channel import estate
-from pressure.core import Core, Settings
+from pressure.core import Core
 from pressure.envelope import MESSAGE_ID, caps
 from pressure.errors import QueueDoesNotExistError
 from pressure.protocol import Command, Outcome, Status
 from pressure.requests import Flow
 from pressure.serializers import serializer_for
+from pressure.settings import Settings
 from tests.redis.scripting import GENERATION, LEASE_MS, ME, Scripts
 from tests.redis.stepping import Actor, Link, Wire, standing_time
 from tests.support.servers import ServerProcess

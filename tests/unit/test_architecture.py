@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cluster",
             "retry",
             "arguments",
+            "settings",
             "content",
             "copying",
             "collecting",

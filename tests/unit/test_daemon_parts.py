@@ -19,7 +19,6 @@ from click.testing import CliRunner
 
 from pressure import checks
 from pressure.address import Address
-from pressure.core import Settings
 from pressure.credentials import read_key_file, resolve_keys
 from pressure.executor.cli import main
 from pressure.executor.notes import Notes
@@ -32,6 +31,7 @@ from pressure.executor.supervision.memory import parse_size, rss, shown_size
 from pressure.executor.supervision.preload import PreloadError, preload
 from pressure.keys import DEFAULT_PREFIX, resolve_prefix
 from pressure.seconds import Seconds
+from pressure.settings import Settings
 
 
 @pytest.mark.parametrize(

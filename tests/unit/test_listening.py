@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from pressure.address import Address
 from pressure.channel import Channel, Consumer
-from pressure.core import Settings
 from pressure.errors import ServerUnavailableError
 from pressure.executor.client.dispatcher import Dispatcher
+from pressure.settings import Settings
 
 
 class ShakyConsumer:

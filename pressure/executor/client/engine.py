@@ -16,7 +16,6 @@ from typing import Any
 
 from pressure.address import Address
 from pressure.channel import Channel
-from pressure.core import Settings
 from pressure.executor.by_value import shares_main
 from pressure.executor.client.answers import fresh
 from pressure.executor.client.dispatcher import Dispatcher
@@ -25,6 +24,7 @@ from pressure.executor.client.options import Options
 from pressure.executor.errors import NoWorkersError
 from pressure.executor.post import DEFAULT_BOUND, Post
 from pressure.executor.supervision.crew import STEP, Crew
+from pressure.settings import Settings
 
 __all__ = ["Engine", "exiting"]
 

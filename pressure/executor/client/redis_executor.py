@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pressure.address import Address
-from pressure.core import Settings
 from pressure.credentials import resolve_keys
 from pressure.executor.client.base import TaskExecutor
 from pressure.executor.client.engine import Engine, exiting
@@ -22,6 +21,7 @@ from pressure.executor.errors import WorkerLostError
 from pressure.executor.sharing import Shared
 from pressure.keys import resolve_prefix
 from pressure.server import shared_local_server
+from pressure.settings import Settings
 
 __all__ = ["RedisExecutor"]
 

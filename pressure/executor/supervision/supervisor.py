@@ -17,7 +17,6 @@ from typing import Any
 
 from pressure.address import Address
 from pressure.channel import Channel
-from pressure.core import Settings
 from pressure.errors import PressureError
 from pressure.executor.measures import Books
 from pressure.executor.orders import Order, OrderKind
@@ -30,6 +29,7 @@ from pressure.executor.supervision.metrics import Exporter, Source
 from pressure.executor.supervision.systemd import ServiceManager
 from pressure.executor.supervision.troubles import Troubles
 from pressure.retry import is_about_one_queue
+from pressure.settings import Settings
 
 __all__ = ["RECONNECT_TIMEOUT", "Plan", "Supervisor", "default_name", "default_processes"]
 
