@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pressure import flows
+from pressure import flows, recovering
 from pressure.core import Core
 from pressure.envelope import MESSAGE_ID
 from pressure.errors import QueueClosedError, QueueDoesNotExistError
@@ -63,7 +63,7 @@ def exchange(
         if session.stale:
             outcomes, whole = _apart(outcomes, whole, joined), []
             held: list[bytes] = []
-            found = yield from flows.adopt(core, session, held)
+            found = yield from recovering.adopt(core, session, held)
             outcomes = [one for one in outcomes if _holds(session, one[0], held)]
             _hold(session, found)
             if found and not outcomes:
@@ -123,7 +123,7 @@ def exchange(
             _hold(session, items)
             return items
         if status == Status.EMPTY:
-            if reply[2] and (yield from flows.reap_due(core)):
+            if reply[2] and (yield from recovering.reap_due(core)):
                 continue
             if last_try or not wait or core.unblocked != unblocked:
                 return []
@@ -230,7 +230,7 @@ def wait_for_one(core: Core[Any], session: Session[Any], until: float | None) ->
     seconds = min(LONG_SLICE, left + 0.1)
     try:
         command = core.protocol.blocking_take(session.consumer, seconds)
-        then = flows.taken_expires(core, session)
+        then = recovering.taken_expires(core, session)
         item: bytes | None = yield Block(command, seconds, until, then)
     except BaseException as exc:
         session.stale, session.stale_ahead = True, False

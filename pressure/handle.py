@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pressure import flows, keeper, upkeep
+from pressure import keeper, recovering, upkeep
 from pressure.address import Address
 from pressure.control import Control, one, unblocking
 from pressure.core import Core
@@ -141,7 +141,7 @@ class Handle(Sessions):
         if self.core.consumers():
             if now >= self._renew_at:
                 self._renew_at = now + self.core.settings.lease / 3
-                self.call(flows.reap_due(self.core), now + FAREWELL)
+                self.call(recovering.reap_due(self.core), now + FAREWELL)
         elif not active:
             return float("inf")
         return now + keeper.LOOK if active else max(self._renew_at, now + keeper.LOOK)

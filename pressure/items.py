@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pressure import blobs, bundles, envelope, flows
+from pressure import blobs, bundles, envelope, flows, taking
 from pressure.core import Ahead, Core, reason
 from pressure.errors import (
     PayloadError,
@@ -74,11 +74,11 @@ def fetch(
     """Take up to `count` items by `until`, open the first and keep the others for later calls.
 
     It is neither acknowledged nor noted as leased yet: that is up to the caller, who knows whether
-    it was handed out. Raises as `flows.take` and `open_item` do.
+    it was handed out. Raises as `taking.take` and `open_item` do.
     """
     if not core.generation:
         yield from flows.describe(core)
-    taken, behind, waited = yield from flows.take(core, session, count, until, ahead=ahead)
+    taken, behind, waited = yield from taking.take(core, session, count, until, ahead=ahead)
     if not taken:
         return None
     direct = len(taken) - behind

@@ -27,12 +27,12 @@ from pressure.flows import (
     check_unblocked,
     describe,
     expired,
-    reap_due,
     role_waiter,
     wait_at_most,
 )
 from pressure.greeting import run_id
 from pressure.protocol import Command, Status
+from pressure.recovering import reap_due
 from pressure.requests import Flow, Sleep
 from pressure.retry import Disconnected
 from pressure.session import ID_BYTES, Session

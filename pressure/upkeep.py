@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pressure import flows
+from pressure import flows, recovering
 from pressure.bundles import singly
 from pressure.core import Ahead, Core
 from pressure.errors import OutcomeUnknownError, PressureError
-from pressure.flows import retire
 from pressure.opened import Bundle
 from pressure.protocol import Acks, Command, Status
+from pressure.recovering import retire
 from pressure.requests import Flow, Sleep
 from pressure.retry import Broken, Disconnected
 from pressure.session import Session
@@ -185,7 +185,7 @@ def _cut(core: Core[Any], bundle: Bundle) -> Flow[bool]:
 def sign_off(core: Core[Any], session: Session[Any]) -> Flow[None]:
     """Acknowledge, give everything else back, and be forgotten."""
     if session.stale:
-        yield from flows.adopt(core, session)
+        yield from recovering.adopt(core, session)
     number, acks = session.next_number(), session.collect()
     yield core.protocol.leave(session.consumer, session.producer, acks, number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pressure import flows, upkeep
+from pressure import recovering, upkeep
 from pressure.address import Address
 from pressure.aio.link import AsyncLink
 from pressure.core import Core
@@ -43,7 +43,7 @@ class Renewer:
             return float("inf")
         if now >= self._renew_at:
             self._renew_at = now + self._core.settings.lease / 3
-            self._run(flows.reap_due(self._core))
+            self._run(recovering.reap_due(self._core))
         return self._renew_at
 
     def disconnect(self) -> None:

@@ -19,7 +19,7 @@ from multiprocessing import pool
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from pressure.executor import pickling
+from pressure.executor import functions, pickling
 from pressure.executor.by_value import shares_main
 
 __all__ = [
@@ -61,7 +61,7 @@ def pack_call(
 def pack_function(function: Callable[..., Any], *, local: bool) -> Function:
     """What `pack_chunk` needs of a function: made once for all chunks, unless it is a callable with
     a state, which the items may share."""
-    return _dumps(function, local) if pickling.stands_alone(function) else function
+    return _dumps(function, local) if functions.stands_alone(function) else function
 
 
 def pack_chunk(

@@ -1,6 +1,6 @@
 """How to wait for one item at the cost of one round trip.
 
-`pressure.flows.take` asks first, then blocks, then settles. Where items come one by one, and each
+`pressure.taking.take` asks first, then blocks, then settles. Where items come one by one, and each
 is waited for, this doesn't ask; it acknowledges, blocks and settles with commands that are sent at
 once, and that the server carries out when their time comes. Where nobody depends on it, several
 acknowledgements gather to one. Whatever doesn't go smoothly is left to `take`, which finds all that
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from pressure import flows
+from pressure import flows, recovering
 from pressure.core import Core
 from pressure.errors import PressureError
 from pressure.handle import Handle
@@ -79,7 +79,7 @@ def wait_for_one(
     settles = counts or not (acks.tags or gathering)
     try:
         commands = [core.protocol.blocking_take(session.consumer, seconds)]
-        expires = flows.taken_expires(core, session)
+        expires = recovering.taken_expires(core, session)
         if expires is not None:
             commands.append(expires)
         if settles:

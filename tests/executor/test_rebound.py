@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pressure.executor.pickling import FunctionPacker
+from pressure.executor.functions import FunctionPacker
 from tests.contract import executing
 
 

@@ -16,7 +16,7 @@ import pytest
 import pressure
 import pressure.link
 import pressure.multiprocessing as mp
-from pressure import flows, recovering
+from pressure import recovering, taking
 from pressure.address import Address
 from pressure.channel.producing import Producer
 from pressure.commands import Command
@@ -127,7 +127,7 @@ def test_an_adoption_that_was_cut_short_is_found(url: str, queue_name: str) -> N
     q.put(1)
     handle = q._handle
     session = handle.acquire()
-    for flow in (flows.take(q._core, session, 1, 0.0), recovering.adopt(q._core, session)):
+    for flow in (taking.take(q._core, session, 1, 0.0), recovering.adopt(q._core, session)):
         # Carried out, but the caller doesn't hear of it.
         request = next(flow)
         assert isinstance(request, Command)

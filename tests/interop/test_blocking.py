@@ -13,7 +13,7 @@ from pressure import (
     QueueDoesNotExistError,
     QueueEmptyError,
     Settings,
-    flows,
+    recovering,
 )
 from pressure.flows import SLICE
 from pressure.protocol import Status
@@ -33,7 +33,7 @@ def lease_and_die(name: str, url: str, prefix: str) -> None:
 
 
 def reap(queue: PressureQueue[bytes]) -> int:
-    return queue._handle.call(flows.reap_due(queue._core))
+    return queue._handle.call(recovering.reap_due(queue._core))
 
 
 class TestA015Producer:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from pressure import PressureQueue, flows
+from pressure import PressureQueue, flows, taking
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.support.published import PublishedClient
 from tests.support.waiting import eventually
@@ -102,7 +102,7 @@ def _fetch_ahead(consumer: PressureQueue[bytes]) -> list[bytes]:
     handle.call(flows.describe(core))
     session = handle.acquire()
     try:
-        return handle.run(flows.take(core, session, 4, 0.0, ahead=True), session).items
+        return handle.run(taking.take(core, session, 4, 0.0, ahead=True), session).items
     finally:
         handle.release(session)
 

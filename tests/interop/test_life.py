@@ -11,8 +11,8 @@ from pressure import (
     QueueClosedError,
     QueueDoesNotExistError,
     QueueFullError,
-    flows,
     lifecycle,
+    recovering,
 )
 from tests.interop.conftest import LIMIT, Old, Ours, Table, start
 from tests.interop.test_roles import Hold
@@ -268,7 +268,7 @@ class TestA015Delete:
         for lease in leases:
             with pytest.raises(LeaseLostError):
                 lease.give_back()
-        mine._handle.call(flows.reap_due(mine._core))
+        mine._handle.call(recovering.reap_due(mine._core))
         assert [key for key in keys_left(table.client, mine.name) if ":taken:" in key] == []
         stale.disconnect()
         for number in range(1, 4):

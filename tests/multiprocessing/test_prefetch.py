@@ -14,7 +14,7 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
-from pressure import flows, upkeep
+from pressure import recovering, upkeep
 from pressure.driver import resumed
 from pressure.errors import QueueDoesNotExistError
 from tests.multiprocessing.consuming import got_by_threads
@@ -168,7 +168,7 @@ def test_what_comes_after_the_lease_was_lost_is_not_handed_out(
     got = get_until_asked(filled)
     lose_lease(filled)
     if known:
-        remote.call(flows.reap_due(remote.core))
+        remote.call(recovering.reap_due(remote.core))
     else:
         long_ago = time.monotonic() - remote.core.settings.lease
         prefetch._asked = prefetch._asked._replace(at=long_ago)

@@ -27,7 +27,7 @@ import redis
 
 import pressure
 import pressure.multiprocessing as mp
-from pressure import flows, putting
+from pressure import flows, putting, taking
 from pressure.errors import PressureError, ServerOutOfMemoryError, ServerUnavailableError
 from pressure.link import Link
 from pressure.multiprocessing import feeding, remote
@@ -948,7 +948,7 @@ def test_an_item_handed_out_while_another_thread_has_its_session_is_done(url: st
         far = made._remote
         core, handle = far.core, far.handle
         session = handle.acquire(taking=True)
-        taken = handle.run(flows.take(core, session, 2, None), session)
+        taken = handle.run(taking.take(core, session, 2, None), session)
         core.store_ahead(session, "g", taken.items)
         # Two threads have got something, and the other one is blocked with the session.
         far._thread = -1

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pressure import blobs, flows, lifecycle, upkeep
+from pressure import blobs, flows, lifecycle, recovering, upkeep
 from pressure.channel import channel, consuming, estate
 from pressure.channel.consuming import Consumer, Verdict
 from pressure.channel.replies import Opaque, reply_core
@@ -705,7 +705,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             if not self.idle(reader) or not side.before.exists:
                 return
             if what == "reap answers":
-                self.start(reader, what, flows.reap_due(self.actors[reader].core))
+                self.start(reader, what, recovering.reap_due(self.actors[reader].core))
             else:
                 # Nobody reads what comes later.
                 self.start(reader, "delete", lifecycle.delete(side.core))
@@ -713,7 +713,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         elif self.idle("boss"):
             flow: Flow[Any]
             if what == "reap":
-                flow = flows.reap_due(core)
+                flow = recovering.reap_due(core)
             elif what == "set_bound":
                 flow = one(core.protocol.set_bound(3))
             elif what == "close":
@@ -763,7 +763,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.time_passes()
         self.start("boss", "resume", lifecycle.resume(self.actors["boss"].core))
         self.run_out("boss")
-        self.start("boss", "reap", flows.reap_due(self.actors["boss"].core))
+        self.start("boss", "reap", recovering.reap_due(self.actors["boss"].core))
         self.run_out("boss")
         assert not self.tasks.before.held, "the reaper left something"
         while self.tasks.before.base or self.holders["w1"].held:
@@ -777,7 +777,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             side = self.replies[number]
             if not side.before.exists:
                 continue
-            self.start(name, "reap", flows.reap_due(self.actors[name].core))
+            self.start(name, "reap", recovering.reap_due(self.actors[name].core))
             self.run_out(name)
             while side.before.base or self.holders[name].held:
                 self.read_answers(number, 31, 4, False)

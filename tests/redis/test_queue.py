@@ -15,7 +15,7 @@ import redis
 
 import pressure
 import pressure.aio
-from pressure import PressureQueue, Settings, blobs, flows, lifecycle, upkeep
+from pressure import PressureQueue, Settings, blobs, flows, lifecycle, recovering, upkeep
 from pressure.core import Core
 from pressure.driver import resumed
 from pressure.link import Link
@@ -24,6 +24,7 @@ from pressure.requests import Flow, Sleep
 from pressure.retry import Broken
 from pressure.scripts import SCRIPTS
 from pressure.session import Session
+from pressure.taking import take
 from tests.redis import workers
 from tests.support.processes import Child
 from tests.support.proxy import FaultyProxy
@@ -189,7 +190,7 @@ def test_a_closed_queue_does_not_end_before_what_the_dead_held(
     # Nobody renews the lease of a session that the handle doesn't know.
     session = Session(Link(handle.address))
     holder.put("precious")
-    assert len(handle.run(flows.take(core, session, 1, None), session).items) == 1
+    assert len(handle.run(take(core, session, 1, None), session).items) == 1
     client.zadd(core.protocol.keys.leases, {session.consumer: 1})
     q.close()
 
@@ -218,10 +219,10 @@ def test_a_closed_queue_does_not_end_while_something_is_given_back(
     q.put(1)
     core, handle = q._core, q._handle
     cut_short, taking = handle.acquire(taking=True), handle.acquire(taking=True)
-    handle.run(flows.take(core, cut_short, 1, None), cut_short)
+    handle.run(take(core, cut_short, 1, None), cut_short)
     cut_short.stale = True
     q.close()
-    flow = flows.take(core, taking, 1, None)
+    flow = take(core, taking, 1, None)
     reply = taking.link.execute(cast(Command, next(flow)))
     assert reply[0] == Status.CLOSED
     handle.run(upkeep.settle(core, cut_short), cut_short)
@@ -237,9 +238,9 @@ def lost(q: Queue) -> Session[Any]:
     core, handle = q._core, q._handle
     handle.call(flows.describe(core))
     lost, other = handle.acquire(taking=True), handle.acquire(taking=True)
-    handle.run(flows.take(core, other, 1, 0.0), other)
+    handle.run(take(core, other, 1, 0.0), other)
     q.put_many([1, 2])
-    handle.run(flows.take(core, lost, 1, None), lost)
+    handle.run(take(core, lost, 1, None), lost)
     lost.stale = True
     handle.release(lost)
     handle.release(other)
@@ -606,7 +607,7 @@ def in_use(make: Callable[..., Queue]) -> Callable[[str], tuple[Queue, Session[A
         core, handle = q._core, q._handle
         handle.call(flows.describe(core))
         session = handle.acquire(taking=True)
-        taken = handle.run(flows.take(core, session, 2, None), session)
+        taken = handle.run(take(core, session, 2, None), session)
         # Until a test says otherwise: the keeper may look at any time.
         session.stale = True
         for item in taken.items:
@@ -685,7 +686,7 @@ def test_what_went_with_an_earlier_queue_is_no_lost_lease(
     assert q.get() == 1
     other.delete()
     if learns == "keeper":
-        q._handle.call(flows.reap_due(q._core))
+        q._handle.call(recovering.reap_due(q._core))
     (q if learns == "create" else other).create()
     other.put(2)
     if learns == "peek":

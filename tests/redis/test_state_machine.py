@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pressure import blobs, flows, items, lifecycle, putting, upkeep
+from pressure import blobs, flows, items, lifecycle, putting, recovering, upkeep
 from pressure.core import Core
 from pressure.errors import (
     PayloadError,
@@ -397,7 +397,7 @@ class QueueMachine(RuleBasedStateMachine):
         elif what == "sign off":
             flow = self.sign_off(actor)
         elif what == "reap":
-            flow = flows.reap_due(core)
+            flow = recovering.reap_due(core)
         elif what == "describe":
             flow = flows.describe(core)
         elif what == "size":
@@ -637,7 +637,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.wire.client.zadd(self.keys.departed, {consumer: 0}, xx=True)
         self.clock.now += LEASE
         self.before = self.look()
-        self.start("a2", "reap", flows.reap_due(self.actors["a2"].core))
+        self.start("a2", "reap", recovering.reap_due(self.actors["a2"].core))
         self.run_out("a2")
         assert not self.before.held, "the reaper left something"
         while self.before.base:

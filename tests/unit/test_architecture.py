@@ -71,6 +71,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "lifecycle",
             "upkeep",
             "putting",
+            "taking",
             "items",
             "parcels",
             "exchanging",

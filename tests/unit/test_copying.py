@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pressure.executor import pickling
+from pressure.executor import functions, pickling
 from pressure.python_versions import unmarked
 from pressure.serializers import serializer_for
 
@@ -42,7 +42,7 @@ def test_an_open_file_is_refused_as_plain_pickle_does(way: str, mode: str, tmp_p
 
 def test_functions_bring_no_files(tmp_path: Path) -> None:
     with (tmp_path / "text").open("w+") as file, pytest.raises(TypeError, match="TextIOWrapper"):
-        pickling.FunctionPacker().pack(lambda: file)
+        functions.FunctionPacker().pack(lambda: file)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -11,8 +11,8 @@ from pressure.executor.client.mapping import run_call
 from pressure.executor.client.options import Options
 from pressure.executor.client.repeats import Arguments
 from pressure.executor.descriptors import only_once
+from pressure.executor.functions import FunctionPacker, PackedFunction, stands_alone
 from pressure.executor.payloads import Packed
-from pressure.executor.pickling import FunctionPacker, PackedFunction, stands_alone
 from pressure.executor.records import SHORT, pack_task, task_head
 from pressure.executor.sharing import Entry, Shelf
 

@@ -12,8 +12,8 @@ from pressure.channel import Channel
 from pressure.content import Buffer, copy_of
 from pressure.executor import sharing
 from pressure.executor.descriptors import only_once
+from pressure.executor.functions import stands_alone
 from pressure.executor.payloads import loads
-from pressure.executor.pickling import stands_alone
 from pressure.executor.records import STORED, Task
 from pressure.signing import BadSignature
 
