@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from pressure import items, lifecycle, putting
+from pressure import lifecycle, putting, reading
 from pressure.address import Address
 from pressure.arguments import checked_count, deadline, put_deadline
 from pressure.core import NOT_PICKLED, Core
@@ -249,7 +249,7 @@ class PressureQueue(QueueControl, Generic[T]):
         return self._peek(0)
 
     def _peek(self, index: int) -> T:
-        return self._handle.call(items.peek(self._core, index))  # type: ignore[no-any-return]
+        return self._handle.call(reading.peek(self._core, index))  # type: ignore[no-any-return]
 
     # Other clients, other threads
 

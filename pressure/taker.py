@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from pressure import items
+from pressure import items, reading
 from pressure.collecting import collecting
 from pressure.core import Ahead
 from pressure.errors import (
@@ -203,10 +203,10 @@ class Taker:
         letters then, which `strict` raises."""
         core = self._handle.core
         read = []
-        objects = items.quickly_read_all(core, [ahead.item for ahead in batch])
+        objects = reading.quickly_read_all(core, [ahead.item for ahead in batch])
         for ahead, quickly in zip(batch, objects, strict=True):
             obj = quickly
-            if obj is items.UNREAD or type(obj) is items.Unreadable:
+            if obj is reading.UNREAD or type(obj) is reading.Unreadable:
                 try:
                     obj = self._see_to(ahead, obj)
                 except PayloadError:
@@ -218,13 +218,13 @@ class Taker:
         return read
 
     def _read(self, ahead: Ahead[Link]) -> Any:
-        return self._see_to(ahead, items.quickly_read(self._handle.core, ahead.item)[0])
+        return self._see_to(ahead, reading.quickly_read(self._handle.core, ahead.item)[0])
 
     def _see_to(self, ahead: Ahead[Link], obj: Any) -> Any:
         """What `quickly_read` has made of an item, or what can't be made so quickly."""
         core = self._handle.core
-        if obj is items.UNREAD:
+        if obj is reading.UNREAD:
             return self._handle.call_if_needed(items.open_ahead(core, ahead))
-        if type(obj) is items.Unreadable:
+        if type(obj) is reading.Unreadable:
             return self._handle.call(items.bury_ahead(core, ahead, obj.error))
         return obj

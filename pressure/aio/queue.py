@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pressure import errors, items, lifecycle, putting
+from pressure import errors, lifecycle, putting, reading
 from pressure.address import Address, Client
 from pressure.aio.batches import batches
 from pressure.aio.control import AsyncQueueControl
@@ -251,7 +251,7 @@ class PressureQueue(AsyncQueueControl, Generic[T]):
 
     async def _peek(self, index: int) -> T:
         try:
-            return await self._handle.call(lambda session: items.peek(self._core, index))
+            return await self._handle.call(lambda session: reading.peek(self._core, index))
         except errors.QueueEmptyError:
             raise QueueEmptyError(self.name) from None
 

@@ -72,6 +72,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "upkeep",
             "putting",
             "taking",
+            "reading",
             "items",
             "parcels",
             "exchanging",
