@@ -7,6 +7,7 @@ queues, each named after a client, in the same slot as the queue itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -98,10 +99,21 @@ class Channel:
     def ensure(self, bound: int = 0) -> None:
         """Create the queue if it is not there, and learn what must be known of it."""
         generation = self.client_id.hex().encode() if self._reply else None
-        try:
-            self.handle.call(lifecycle.create(self.core, bound, generation))
-        except QueueAlreadyExistsError:
+        # Asked for first: a server whose memory is full creates nothing, and what it has must be
+        # drained.
+        if not self._describe():
+            with contextlib.suppress(QueueAlreadyExistsError):
+                self.handle.call(lifecycle.create(self.core, bound, generation))
+                return
             self.handle.call(flows.describe(self.core))
+
+    def _describe(self) -> bool:
+        """Learn what must be known of the queue. False if there is none."""
+        try:
+            self.handle.call(flows.describe(self.core))
+        except QueueDoesNotExistError:
+            return False
+        return True
 
     def withdraw(self, ids: Sequence[bytes], until: float | None = None) -> list[bool]:
         """Take records out of the queue again; says for each whether it was still there."""

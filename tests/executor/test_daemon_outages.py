@@ -176,6 +176,27 @@ def test_the_first_task_after_all_keys_are_gone(
     client.close()
 
 
+def test_what_waits_on_a_full_server_is_run_by_new_workers(
+    begin: Callable[..., Program], own_server: ServerProcess
+) -> None:
+    """Nothing else makes room there."""
+    client = own_server.client()
+    with RedisExecutor(url=own_server.url) as executor:
+        futures = [executor.submit(do.pid) for _ in range(200)]
+        assert eventually(lambda: client.llen("__pressure__:{default}") == 200, WAIT)
+        client.config_set("maxmemory", 1)
+        try:
+            program = begin("--processes", "1")
+            first = futures[0].result(WAIT)
+            os.kill(first, signal.SIGKILL)
+            assert {future.result(WAIT) for future in futures} > {first}
+            program.process.terminate()
+            assert program.wait() == 0
+        finally:
+            client.config_set("maxmemory", 0)
+    client.close()
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_large_result_waits_for_memory(
     begin: Callable[..., Program], own_server: ServerProcess, tmp_path: Path, stopped: bool
