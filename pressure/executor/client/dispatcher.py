@@ -93,6 +93,7 @@ class Dispatcher:
             self.tally,
             lambda: self._sender.conclude(insist=True),
             self._nudge,
+            lambda: self.away_since is not None,
         )
         self._recovery = Recovery(
             channel,
@@ -108,7 +109,8 @@ class Dispatcher:
         self._sender = Sender(
             channel, self._reply, self.ledger, self._recovery, self._stored, self.fail
         )
-        self._away_since: float | None = None
+        self.away_since: float | None = None
+        """Since when the server is known to be away (monotonic)."""
         # Whether something large is to be acknowledged, which takes up memory until then.
         self._heavy = False
         self._done = threading.Event()
@@ -209,7 +211,7 @@ class Dispatcher:
             log.warning("the server could not be asked whether all is there: %s", exc)
 
     def _next(self, consumer: Consumer) -> Delivery | None:
-        return None if self._away_since is not None else consumer.next(self._recovery.look_by)
+        return None if self.away_since is not None else consumer.next(self._recovery.look_by)
 
     def _held(self, consumer: Consumer, deliveries: list[Delivery]) -> list[Delivery]:
         """Without those whose large parts are gone since the server has lost everything: that is
@@ -232,12 +234,12 @@ class Dispatcher:
         except ServerUnavailableError:
             # One try has a short patience, all together have that of the settings.
             now = time.monotonic()
-            self._away_since = self._away_since or now
+            self.away_since = self.away_since or now
             patience = self._channel.core.settings.reconnect_timeout
-            if now - self._away_since > patience or self._channel.handle.address.has_ended:
+            if now - self.away_since > patience or self._channel.handle.address.has_ended:
                 raise
             return []
-        self._away_since = None
+        self.away_since = None
         acks.clear()
         return found
 
@@ -389,7 +391,8 @@ class Dispatcher:
         try:
             # Sign off first: the deletion would try to wake this consumer for a while.
             self._reply.disconnect()
-            self._reply.delete()
+            if self.away_since is None:
+                self._reply.delete()
         except PressureError as exc:
             log.debug("the reply queue stays until its time is over: %s", exc)
         self._reply.disconnect()

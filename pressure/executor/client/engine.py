@@ -328,7 +328,8 @@ class _Ending:
         if not self._dispatcher.is_done():
             return False
         self._done_since = self._done_since or time.monotonic()
-        if hurry and time.monotonic() - self._done_since > LINGER:
+        away = self._dispatcher.away_since is not None
+        if hurry and (away or time.monotonic() - self._done_since > LINGER):
             return True
         if self._dispatcher.unblock():
             self._away_since = None

@@ -306,14 +306,15 @@ class Ledger:
         cancels: bool = False,
     ) -> tuple[list[TaskFuture[Any]], list[bytes]]:
         """Take back what is not sent yet. Returns these, and the ids of those that are. `unblock`
-        ends a send that waits for room. If the caller `cancels` them, others may say so, too."""
+        ends a send that waits for room; without `patience` no send is waited for. If the caller
+        `cancels` them, others may say so, too."""
         with self.lock:
             wanted = [task_id for task_id in task_ids if task_id in self.tasks]
             self._recalls += 1
             try:
-                if not self.sending.isdisjoint(wanted):
+                if patience and not self.sending.isdisjoint(wanted):
                     self.condition.wait_for(lambda: not self.sending, min(0.05, patience))
-                if not self.sending.isdisjoint(wanted):
+                if patience and not self.sending.isdisjoint(wanted):
                     self.condition.release()
                     try:
                         unblock()

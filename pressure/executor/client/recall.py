@@ -18,7 +18,7 @@ from typing import Any
 from pressure.channel import Channel
 from pressure.channel.producing import Withdrawer
 from pressure.collecting import collecting
-from pressure.errors import PressureError
+from pressure.errors import PressureError, ServerUnavailableError
 from pressure.executor.client.futures import TaskFuture
 from pressure.executor.client.ledger import Ledger
 from pressure.executor.client.statistics import Tally
@@ -28,6 +28,9 @@ __all__ = ["Recall"]
 log = logging.getLogger("pressure.executor")
 
 CANCEL_PATIENCE = 5.0
+AWAY_FOR = 5.0
+"""So long (seconds) a server that did not answer isn't asked again: to cancel many tasks takes no
+longer than to cancel one."""
 RECALL_PATIENCE = 1.0
 SETTLE_PATIENCE = 1.0
 GIVEN_BACK = 0.08
@@ -40,7 +43,8 @@ class Recall:
     """Does what a dispatcher promises its futures (`futures.Withdrawer`). Thread-safe.
 
     `conclude` finds out what became of a task that was sent a moment ago; `done` is called after
-    tasks were taken back.
+    tasks were taken back; `away` says whether the server is known to be. Nothing is asked of it
+    then: what is there can't be taken back.
     """
 
     def __init__(
@@ -50,12 +54,16 @@ class Recall:
         tally: Tally,
         conclude: Callable[[], None],
         done: Callable[[], None],
+        away: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._ledger = ledger
         self._tally = tally
         self._conclude = conclude
         self._done = done
+        self._known_away = away
+        # When it did not answer last (monotonic).
+        self._failed_at = -AWAY_FOR
         self._process = os.getpid()
         self._withdrawer: Withdrawer | None = None
         # Whoever finds a task no more in the queue sees that another thread has taken it back.
@@ -141,25 +149,33 @@ class Recall:
             if cancels:
                 self.unwanted.extend(task_ids)
             return []
-        self._conclude()
+        away = self._is_away()
+        if not away:
+            self._conclude()
         taken, sent = self._ledger.recall(
-            task_ids, self._unblock_sender, RECALL_PATIENCE, cancels=cancels
+            task_ids, self._unblock_sender, 0.0 if away else RECALL_PATIENCE, cancels=cancels
         )
         until = time.monotonic() + patience
 
         def note(found: list[bytes]) -> None:
             taken.extend(self._unbegun(self._ledger.forget(found, cancels=cancels)))
 
-        while sent and self._withdrawer is not None:
+        while sent and self._withdrawer is not None and not away:
             try:
                 with self._asking:
                     self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE, note)
             except PressureError as exc:
                 # What it did is found out by `settle`.
                 log.warning("could not cancel: %s", exc)
+                if isinstance(exc, ServerUnavailableError):
+                    self._failed_at = time.monotonic()
                 break
             sent = self._claimed(sent, until)
         return taken
+
+    def _is_away(self) -> bool:
+        heard = self._ledger.heard_at > self._failed_at
+        return self._known_away() or not (heard or time.monotonic() > self._failed_at + AWAY_FOR)
 
     def _unbegun(self, tasks: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
         """Without those that may have been begun at a server whose data is not all here, and must
