@@ -24,7 +24,7 @@ from pressure.protocol import Status
 from pressure.requests import Flow
 from pressure.session import Session
 
-__all__ = ["Caretaker", "on_duty"]
+__all__ = ["Caretaker", "on_duty", "stay_while_exiting"]
 
 log = logging.getLogger("pressure")
 
@@ -212,6 +212,13 @@ def keep(
         if not set(consumers) - set(known):
             return reply[1], consumers
         known = consumers
+
+
+def stay_while_exiting() -> None:
+    """For whoever has just failed with a queue. A process that exits deletes its queues under its
+    daemon threads: they stay where they are, as those do that wait for the standard library's."""
+    if util.is_exiting() and threading.current_thread().daemon:
+        threading.Event().wait()
 
 
 def _note_fork() -> None:

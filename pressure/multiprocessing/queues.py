@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from pressure import lifecycle
 from pressure.arguments import lenient_deadline
-from pressure.errors import QueueEmptyError
+from pressure.errors import PressureError, QueueEmptyError
 from pressure.executor.context import before_outcomes
 from pressure.multiprocessing import caretaker
 from pressure.multiprocessing.location import Location
@@ -123,7 +123,12 @@ class Queue(_Handle[T]):
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         until = lenient_deadline(block, timeout)
-        if not self._producer.put(self._serialize(obj), until):
+        try:
+            accepted = self._producer.put(self._serialize(obj), until)
+        except PressureError:
+            caretaker.stay_while_exiting()
+            raise
+        if not accepted:
             raise Full
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -138,6 +143,9 @@ class Queue(_Handle[T]):
             item: T = self._remote.get(until)
         except QueueEmptyError:
             raise Empty from None
+        except PressureError:
+            caretaker.stay_while_exiting()
+            raise
         return item
 
     def put_nowait(self, obj: T) -> None:
@@ -205,7 +213,11 @@ class JoinableQueue(Queue[T]):
 
     def join(self) -> None:
         """Wait until every item is done, whoever got it."""
-        self._remote.call(lifecycle.join(self._remote.core, None))
+        try:
+            self._remote.call(lifecycle.join(self._remote.core, None))
+        except PressureError:
+            caretaker.stay_while_exiting()
+            raise
 
 
 class SimpleQueue(_Handle[T]):
@@ -226,11 +238,19 @@ class SimpleQueue(_Handle[T]):
 
     def put(self, obj: T) -> None:
         self._check_open()
-        self._remote.put(self._remote.core.serialize(obj), None)
+        try:
+            self._remote.put(self._remote.core.serialize(obj), None)
+        except PressureError:
+            caretaker.stay_while_exiting()
+            raise
 
     def get(self) -> T:
         self._check_open()
-        item: T = self._remote.get(None)
+        try:
+            item: T = self._remote.get(None)
+        except PressureError:
+            caretaker.stay_while_exiting()
+            raise
         return item
 
     def empty(self) -> bool:

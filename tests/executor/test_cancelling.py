@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from pressure.errors import ServerUnavailableError
 from pressure.executor import RedisExecutor
 from pressure.executor.client.futures import cancel_many
 from tests.executor.crews import MODES, PATIENCE, executor
+from tests.support.servers import ServerProcess
+from tests.support.waiting import eventually
 
 
 def wait_for(seconds: float) -> float:
@@ -121,3 +124,22 @@ def test_what_an_earlier_withdrawal_took_out_is_not_mistaken_for_the_task(
     blocker._state = "RUNNING"
     assert first.cancelled()
     assert second.cancel()
+
+
+def test_a_server_that_is_away_is_not_asked_for_each_task(
+    make_server: Callable[..., ServerProcess], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who cancels many would wait for it as often, and the event loop with it."""
+    server = make_server(appendonly=True)
+    with RedisExecutor(url=server.url) as ex:
+        futures = [ex.submit(nothing) for _ in range(10)]
+        client = server.client()
+        assert eventually(lambda: client.llen("__pressure__:{default}") == 10)
+        client.close()
+        server.kill()
+        with caplog.at_level(logging.WARNING, "pressure.executor"):
+            assert not any([future.cancel() for future in futures])
+        said = [record for record in caplog.records if "could not cancel" in record.message]
+        assert len(said) <= 1
+        server.start()
+        assert eventually(lambda: all([future.cancel() for future in futures]), PATIENCE)

@@ -88,6 +88,19 @@ async def deep_in_asyncio(levels: int) -> int:
     return inner + 1
 
 
+def thread_name() -> str:
+    time.sleep(0.001)
+    return threading.current_thread().name
+
+
+async def who_runs_them(children: int) -> list[str]:
+    ex = current_executor()
+    names: list[str] = await asyncio.gather(
+        *(asyncio.wrap_future(ex.submit(thread_name)) for _ in range(children))
+    )
+    return names
+
+
 def fibonacci(number: int) -> int:
     if number < 2:
         return number
@@ -308,6 +321,12 @@ def test_every_way_to_wait(ex: RedisExecutor, how: str) -> None:
 
 def test_waiting_in_an_event_loop(ex: RedisExecutor) -> None:
     assert ex.submit(deep_in_asyncio, 3).result(PATIENCE) == 3
+
+
+def test_one_thread_runs_many_children_of_an_event_loop(ex: RedisExecutor) -> None:
+    """A new one comes only after a while in which little was done."""
+    names = ex.submit(who_runs_them, 60).result(PATIENCE)
+    assert len(set(names)) < 20
 
 
 @pytest.mark.parametrize("workers", [1, 2])

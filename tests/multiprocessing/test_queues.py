@@ -776,6 +776,49 @@ def test_a_loss_that_is_asked_for_is_no_cause_for_a_warning(
     assert (done.returncode, done.stderr) == (0, "")
 
 
+LEFT = """
+import sys, threading
+import pressure.multiprocessing as mp
+
+how, url = sys.argv[1:]
+q = (mp.SimpleQueue if how == "simple" else mp.JoinableQueue)(url=url)
+seen = threading.Event()
+
+def go_on():
+    while True:
+        if how == "put":
+            full.put(1)
+        elif how == "join":
+            seen.set()
+            q.join()
+        else:
+            q.get()
+        seen.set()
+
+full = mp.Queue(1, url=url)
+q.put(1)
+threading.Thread(target=go_on, daemon=True).start()
+seen.wait(20)
+"""
+
+
+@pytest.mark.parametrize("how", ["get", "simple", "put", "join"])
+def test_a_daemon_thread_that_waits_when_the_process_ends_says_nothing(
+    how: str, url: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "left.py"
+    script.write_text(LEFT)
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script), how, url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_cancel_join_thread_holds_for_what_is_put_later(shared: Any) -> None:
     shared.cancel_join_thread()
     shared.put(1)

@@ -236,16 +236,17 @@ class _NestedDispatcher(Dispatcher):
             before, worked = worked, time.process_time()
             if worked - before > LITTLE * IDLE or self.waits or len(self._helpers) >= DEPTH:
                 continue
-            for future in self.outstanding():
-                if isinstance(future, ChildFuture) and not (future.running() or future.done()):
-                    thread = threading.Thread(target=self._assist, args=(future,), daemon=True)
-                    self._helpers.add(thread)
-                    thread.start()
-                    break
+            if any(map(_is_unbegun, self.outstanding())):
+                thread = threading.Thread(target=self._assist, daemon=True)
+                self._helpers.add(thread)
+                thread.start()
 
-    def _assist(self, future: ChildFuture[Any]) -> None:
+    def _assist(self) -> None:
+        """Run the children that nobody has begun, one after the other."""
         try:
-            self.help(future)
+            for future in self.outstanding():
+                if isinstance(future, ChildFuture) and _is_unbegun(future):
+                    self.help(future)
         except BaseException as exc:
             log.debug("a child ended its thread: %r", exc)
         finally:
@@ -263,6 +264,10 @@ class _NestedDispatcher(Dispatcher):
             if time.monotonic() > until + FAREWELL:
                 break
         self.close()
+
+
+def _is_unbegun(future: TaskFuture[Any]) -> bool:
+    return not (future.running() or future.done())
 
 
 class _Nested(threading.local):
