@@ -149,7 +149,7 @@ class TaskExecutor(Executor):
     @abstractmethod
     def stats(self) -> ExecutorStats:
         """How many tasks wait, run, and are done, and who has run them. A server that is away is
-        waited for a second."""
+        waited for a second, and one that stands still for some seconds."""
 
     def options(
         self,

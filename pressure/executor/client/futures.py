@@ -222,7 +222,8 @@ class TaskFuture(Future[T]):
 
         It asks the server where the task waits there, and then takes a round trip. It returns False
         as well for a moment in which a worker holds the task but has not begun it (it claims some
-        milliseconds' work at once). What runs is ended with the executor's `terminate`.
+        milliseconds' work at once), and while the server is away: after some seconds, and then for
+        a while at once. What runs is ended with the executor's `terminate`.
         """
         with self._condition:
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
