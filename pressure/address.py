@@ -284,6 +284,11 @@ class Address:
             number = reason.errno if isinstance(reason, OSError) else None
             if number in (errno.EMFILE, errno.ENFILE):
                 return "raise the limit on open files (`ulimit -n`), or disconnect unused handles"
+            if number == errno.EACCES:
+                return (
+                    "its socket is private to the user who started it, and this process has another "
+                    "one now: give it a server that both may use (PRESSURE_URL)"
+                )
             if number == errno.EPIPE:
                 # As it ends those that are too many, which its own limit on open files lowers.
                 return (

@@ -139,6 +139,7 @@ def test_what_a_node_of_a_cluster_answers_has_a_name() -> None:
         (errno.EMFILE, "raise the limit on open files"),
         (errno.ENFILE, "raise the limit on open files"),
         (errno.EPIPE, "takes more clients"),
+        (errno.EACCES, "private to the user who started it"),
         (errno.ECONNREFUSED, "start one there"),
     ],
 )
