@@ -286,8 +286,8 @@ class Address:
                 return "raise the limit on open files (`ulimit -n`), or disconnect unused handles"
             if number == errno.EACCES:
                 return (
-                    "its socket is private to the user who started it, and this process has another "
-                    "one now: give it a server that both may use (PRESSURE_URL)"
+                    "its socket is private to the user who started it, and this process is "
+                    "another's now: give it a server that both may use (PRESSURE_URL)"
                 )
             if number == errno.EPIPE:
                 # As it ends those that are too many, which its own limit on open files lowers.

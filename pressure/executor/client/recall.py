@@ -18,7 +18,7 @@ from typing import Any
 from pressure.channel import Channel
 from pressure.channel.producing import Withdrawer
 from pressure.collecting import collecting
-from pressure.errors import PressureError, ServerUnavailableError
+from pressure.errors import PressureError
 from pressure.executor.client.futures import TaskFuture
 from pressure.executor.client.ledger import Ledger
 from pressure.executor.client.statistics import Tally
@@ -31,6 +31,8 @@ CANCEL_PATIENCE = 5.0
 AWAY_FOR = 5.0
 """So long (seconds) a server that did not answer isn't asked again: to cancel many tasks takes no
 longer than to cancel one."""
+COSTLY = 0.5
+"""What took less (seconds) may be tried again at once."""
 RECALL_PATIENCE = 1.0
 SETTLE_PATIENCE = 1.0
 GIVEN_BACK = 0.08
@@ -161,14 +163,16 @@ class Recall:
             taken.extend(self._unbegun(self._ledger.forget(found, cancels=cancels)))
 
         while sent and self._withdrawer is not None and not away:
+            began = time.monotonic()
             try:
                 with self._asking:
-                    self._withdrawer.withdraw(sent, time.monotonic() + CANCEL_PATIENCE, note)
+                    self._withdrawer.withdraw(sent, began + CANCEL_PATIENCE, note)
             except PressureError as exc:
                 # What it did is found out by `settle`.
                 log.warning("could not cancel: %s", exc)
-                if isinstance(exc, ServerUnavailableError):
-                    self._failed_at = time.monotonic()
+                now = time.monotonic()
+                if now - began > COSTLY:
+                    self._failed_at = now
                 break
             sent = self._claimed(sent, until)
         return taken
