@@ -194,7 +194,7 @@ class Handle(Sessions):
     def give_back_unused(self) -> None:
         """As `give_back_ahead`, if there is anything. While the server is away it is put off."""
         with contextlib.suppress(PressureError):
-            if self.core.has_ahead:
+            if self.core.has_ahead or self.prefetch.under_way:
                 self.give_back_ahead(time.monotonic() + FAREWELL)
 
     def forget_queue(self) -> None:

@@ -138,6 +138,8 @@ class Taker:
             held.append((session, fetched.tag))
             return Lease(self._handle, session, fetched.tag, fetched.obj, fetched.deliveries)
 
+        # What was fetched ahead is older than what is in the queue.
+        self._handle.give_back_unused()
         try:
             while True:
                 lease = self._take(until, 1, False, hold)

@@ -111,6 +111,10 @@ class AsyncTaker(Generic[T]):
             if fetched is not None and fetched.obj is not items.SKIPPED:
                 yield from upkeep.hand_back(core, session, fetched.tag, ahead=fetched.kind == "a")
 
+        if core.has_ahead:
+            # It is older than what is in the queue.
+            with for_asyncio():
+                await pool.give_back_ahead(until)
         while not lease:
             with for_asyncio():
                 fetched = await pool.call(

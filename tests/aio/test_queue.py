@@ -218,6 +218,29 @@ def test_dead_letters(url: str, queue_name: str) -> None:
     run(main())
 
 
+def test_a_lease_is_of_the_oldest_item_though_others_were_fetched_ahead(
+    url: str, queue_name: str
+) -> None:
+    async def main() -> None:
+        queue = PressureQueue[int](queue_name, url=url)
+        await queue.create()
+        await queue.put_many(range(30))
+        got = []
+        async for item in queue:
+            got.append(item)
+            if len(got) == 8:
+                break
+        for _ in range(4):
+            async with queue.lease(timeout=10) as item:
+                got.append(item)
+        got += [await queue.get(timeout=10) for _ in range(18)]
+        assert got == list(range(30))
+        await queue.delete()
+        await queue.disconnect()
+
+    run(main())
+
+
 def test_a_cancelled_lease_is_given_back_uncharged(url: str, queue_name: str) -> None:
     async def main() -> None:
         queue: PressureQueue[int] = PressureQueue(queue_name, url=url)

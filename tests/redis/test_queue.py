@@ -1244,6 +1244,18 @@ def test_a_lease(q: Queue) -> None:
         lease.ack()
 
 
+def test_a_lease_is_of_the_oldest_item_though_others_were_fetched_ahead(q: Queue) -> None:
+    q.put_many(range(60))
+    items = iter(q)
+    got = [next(items) for _ in range(8)]
+    for _ in range(4):
+        with q.lease(timeout=WAIT) as item:
+            got.append(item)
+        got.append(next(items))
+    got += [q.get(timeout=WAIT) for _ in range(44)]
+    assert got == list(range(60))
+
+
 def test_a_lease_that_fails(q: Queue) -> None:
     q.put_many(["first", "second"])
     with pytest.raises(ZeroDivisionError), q.lease():
