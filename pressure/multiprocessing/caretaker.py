@@ -24,7 +24,7 @@ from pressure.protocol import Status
 from pressure.requests import Flow
 from pressure.session import Session
 
-__all__ = ["Caretaker", "on_duty", "stay_while_exiting"]
+__all__ = ["Caretaker", "on_duty"]
 
 log = logging.getLogger("pressure")
 
@@ -156,6 +156,18 @@ class Caretaker:
                 return float("inf")
         return self._next
 
+    def outwaits(self, until: float | None) -> bool:
+        """For who has just failed with the queue: whether that was since this process exits, which
+        deletes its queues under its daemon threads. These wait on then until their time is over
+        (monotonic; None: for ever), as those do that wait for the standard library's."""
+        thread = threading.current_thread()
+        if not (util.is_exiting() and thread.daemon and thread is not threading.main_thread()):
+            return False
+        if not (self._retired or self._handle.address.has_ended):
+            return False
+        threading.Event().wait(None if until is None else max(0.0, until - time.monotonic()))
+        return True
+
     def _exit(self) -> None:
         """The process ends."""
         delete = False
@@ -212,13 +224,6 @@ def keep(
         if not set(consumers) - set(known):
             return reply[1], consumers
         known = consumers
-
-
-def stay_while_exiting() -> None:
-    """For whoever has just failed with a queue. A process that exits deletes its queues under its
-    daemon threads: they stay where they are, as those do that wait for the standard library's."""
-    if util.is_exiting() and threading.current_thread().daemon:
-        threading.Event().wait()
 
 
 def _note_fork() -> None:

@@ -29,7 +29,12 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from pressure import lifecycle
 from pressure.arguments import lenient_deadline
-from pressure.errors import PressureError, QueueEmptyError
+from pressure.errors import (
+    QueueClosedError,
+    QueueDoesNotExistError,
+    QueueEmptyError,
+    ServerUnavailableError,
+)
 from pressure.executor.context import before_outcomes
 from pressure.multiprocessing import caretaker
 from pressure.multiprocessing.location import Location
@@ -53,6 +58,8 @@ PATIENCE = 1.0
 """For so long (seconds), or little more, outcomes of tasks wait for queues whose server is away."""
 RESPITE = 5.0
 """For so long (seconds) after that they don't wait again."""
+_GONE = (QueueDoesNotExistError, QueueClosedError, ServerUnavailableError)
+"""How a call fails whose queue was deleted, or whose server has ended."""
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
@@ -125,8 +132,9 @@ class Queue(_Handle[T]):
         until = lenient_deadline(block, timeout)
         try:
             accepted = self._producer.put(self._serialize(obj), until)
-        except PressureError:
-            caretaker.stay_while_exiting()
+        except _GONE:
+            if self._remote.caretaker.outwaits(until):
+                raise Full from None
             raise
         if not accepted:
             raise Full
@@ -143,8 +151,9 @@ class Queue(_Handle[T]):
             item: T = self._remote.get(until)
         except QueueEmptyError:
             raise Empty from None
-        except PressureError:
-            caretaker.stay_while_exiting()
+        except _GONE:
+            if self._remote.caretaker.outwaits(until):
+                raise Empty from None
             raise
         return item
 
@@ -215,8 +224,8 @@ class JoinableQueue(Queue[T]):
         """Wait until every item is done, whoever got it."""
         try:
             self._remote.call(lifecycle.join(self._remote.core, None))
-        except PressureError:
-            caretaker.stay_while_exiting()
+        except _GONE:
+            self._remote.caretaker.outwaits(None)
             raise
 
 
@@ -240,16 +249,16 @@ class SimpleQueue(_Handle[T]):
         self._check_open()
         try:
             self._remote.put(self._remote.core.serialize(obj), None)
-        except PressureError:
-            caretaker.stay_while_exiting()
+        except _GONE:
+            self._remote.caretaker.outwaits(None)
             raise
 
     def get(self) -> T:
         self._check_open()
         try:
             item: T = self._remote.get(None)
-        except PressureError:
-            caretaker.stay_while_exiting()
+        except _GONE:
+            self._remote.caretaker.outwaits(None)
             raise
         return item
 

@@ -315,6 +315,7 @@ class Dispatcher:
     def _sign_off(self, consumer: Consumer, acks: list[bytes]) -> None:
         try:
             consumer.exchange((), 0, 0.0, done=acks)
+            self.away_since = None
         except PressureError as exc:
             log.debug("some answers stay until the reply queue's time is over: %s", exc)
         consumer.close()

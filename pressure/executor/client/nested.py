@@ -144,6 +144,8 @@ class _NestedDispatcher(Dispatcher):
         self._attending = threading.Lock()
         self._attendant: threading.Thread | None = None
         self._helpers: set[threading.Thread] = set()
+        # How often one of them was done with a child: then there are enough of them.
+        self._helped = 0
         self.waits: set[object] = set()
 
     def start(self) -> None:
@@ -231,22 +233,32 @@ class _NestedDispatcher(Dispatcher):
                     self._attendant.start()
 
     def _attend(self) -> None:
-        worked = time.process_time()
+        worked, helped = time.process_time(), 0
         while not self._done.wait(IDLE):
             before, worked = worked, time.process_time()
             if worked - before > LITTLE * IDLE or self.waits or len(self._helpers) >= DEPTH:
                 continue
-            if any(map(_is_unbegun, self.outstanding())):
+            before_helped, helped = helped, self._helped
+            if helped == before_helped and any(map(_is_unbegun, self.outstanding())):
                 thread = threading.Thread(target=self._assist, daemon=True)
                 self._helpers.add(thread)
                 thread.start()
 
     def _assist(self) -> None:
-        """Run the children that nobody has begun, one after the other."""
+        """Run the children that nobody has begun, one after the other: the latest first, for which
+        others may wait."""
+        tried: set[bytes] = set()
         try:
-            for future in self.outstanding():
-                if isinstance(future, ChildFuture) and _is_unbegun(future):
+            while not self.waits:
+                for future in reversed(self.outstanding()):
+                    if _is_unbegun(future) and future._task_id not in tried:
+                        break
+                else:
+                    return
+                tried.add(future._task_id)
+                if isinstance(future, ChildFuture):
                     self.help(future)
+                    self._helped += 1
         except BaseException as exc:
             log.debug("a child ended its thread: %r", exc)
         finally:

@@ -45,8 +45,7 @@ class Recall:
     """Does what a dispatcher promises its futures (`futures.Withdrawer`). Thread-safe.
 
     `conclude` finds out what became of a task that was sent a moment ago; `done` is called after
-    tasks were taken back; `away` says whether the server is known to be. Nothing is asked of it
-    then: what is there can't be taken back.
+    tasks were taken back; `away` says whether the server is known to be.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Recall:
             self._withdrawer.close()
 
     def withdraw(self, task_id: bytes) -> bool:
-        withdrawn = self._withdraw([task_id], 0.0)
+        withdrawn = self._withdraw([task_id], 0.0, hasty=True)
         others = [task for task in withdrawn if task._task_id != task_id]
         # An earlier call had taken these out without hearing of it.
         for task in others:
@@ -126,7 +125,9 @@ class Recall:
         for future in self.withdraw_many(task_ids):
             future._withdrawn()
 
-    def _withdraw(self, task_ids: Iterable[bytes], patience: float) -> list[TaskFuture[Any]]:
+    def _withdraw(
+        self, task_ids: Iterable[bytes], patience: float, *, hasty: bool = False
+    ) -> list[TaskFuture[Any]]:
         if self._process != os.getpid():
             # A forked child drops a copy of a `map`, say: the tasks are the parent's.
             return []
@@ -134,24 +135,30 @@ class Recall:
             # This thread may hold any lock.
             self.unwanted.extend(task_ids)
             return []
-        withdrawn = self.take_back(task_ids, patience, cancels=True)
+        withdrawn = self.take_back(task_ids, patience, cancels=True, hasty=hasty)
         self._tally.cancelled += len(withdrawn)
         self._done()
         return withdrawn
 
     def take_back(
-        self, task_ids: Iterable[bytes], patience: float = 0.0, *, cancels: bool = False
+        self,
+        task_ids: Iterable[bytes],
+        patience: float = 0.0,
+        *,
+        cancels: bool = False,
+        hasty: bool = False,
     ) -> list[TaskFuture[Any]]:
         """Those of the tasks that nobody had begun; they will never run. What workers have claimed
         and don't begin soon comes back to the queue: with `patience` (seconds) that is waited for,
         and the queue is looked through once more. With `cancels` the futures are to be cancelled,
-        by the caller or by whoever wants that besides."""
+        by the caller or by whoever wants that besides. Who is `hasty` doesn't ask a server that is
+        known to be away; else what was asked for in vain is done when it is back (`settle`)."""
         if self._asking._is_owned():  # type: ignore[attr-defined]
             # A signal's handler came in the midst of this, which can't go on before it is done.
             if cancels:
                 self.unwanted.extend(task_ids)
             return []
-        away = self._is_away()
+        away = hasty and self._is_away()
         if not away:
             self._conclude()
         taken, sent = self._ledger.recall(
