@@ -143,3 +143,19 @@ def test_a_server_that_is_away_is_not_asked_for_each_task(
         assert len(said) <= 1
         server.start()
         assert eventually(lambda: all([future.cancel() for future in futures]), PATIENCE)
+
+
+def test_many_that_are_cancelled_at_once_are_so_when_the_server_is_back(
+    make_server: Callable[..., ServerProcess],
+) -> None:
+    server = make_server(appendonly=True)
+    with RedisExecutor(url=server.url) as ex:
+        futures = [ex.submit(nothing) for _ in range(10)]
+        client = server.client()
+        assert eventually(lambda: client.llen("__pressure__:{default}") == 10)
+        client.close()
+        server.kill()
+        assert eventually(lambda: ex._engine.dispatcher.away_since is not None, PATIENCE)
+        cancel_many(futures)
+        server.start()
+        assert eventually(lambda: all([future.cancelled() for future in futures]), PATIENCE)

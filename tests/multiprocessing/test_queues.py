@@ -759,21 +759,26 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_loss_that_is_asked_for_is_no_cause_for_a_warning(
-    when: str, url: str, tmp_path: Path
-) -> None:
-    script = tmp_path / "cancelled.py"
-    script.write_text(CANCELLED)
+def assert_silent(directory: Path, program: str, *arguments: str) -> None:
+    """It ends well, and says nothing on stderr."""
+    script = directory / "program.py"
+    script.write_text(program)
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, str(script), url, when],
+        [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         env={**os.environ, "PYTHONPATH": root},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_loss_that_is_asked_for_is_no_cause_for_a_warning(
+    when: str, url: str, tmp_path: Path
+) -> None:
+    assert_silent(tmp_path, CANCELLED, url, when)
 
 
 LEFT = """
@@ -806,17 +811,7 @@ seen.wait(20)
 def test_a_daemon_thread_that_waits_when_the_process_ends_says_nothing(
     how: str, url: str, tmp_path: Path
 ) -> None:
-    script = tmp_path / "left.py"
-    script.write_text(LEFT)
-    root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, str(script), how, url],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_silent(tmp_path, LEFT, how, url)
 
 
 def test_cancel_join_thread_holds_for_what_is_put_later(shared: Any) -> None:

@@ -145,7 +145,7 @@ class Holder:
 
 
 def put(core: Core[Link], actor: Actor, records: list[Record], until: Any, mode: str) -> Flow[int]:
-    """What `Channel.send` does."""
+    """What a channel's producer does."""
     codec = core.codec
     assert codec is not None
     values = []

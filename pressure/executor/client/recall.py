@@ -29,8 +29,8 @@ log = logging.getLogger("pressure.executor")
 
 CANCEL_PATIENCE = 5.0
 AWAY_FOR = 5.0
-"""So long (seconds) a server that did not answer isn't asked again: to cancel many tasks takes no
-longer than to cancel one."""
+"""So long (seconds) a server that did not answer isn't asked for a lone task again: to cancel many,
+one after the other, takes no longer than to cancel one."""
 COSTLY = 0.5
 """What took less (seconds) may be tried again at once."""
 RECALL_PATIENCE = 1.0
